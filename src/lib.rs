@@ -1,0 +1,7 @@
+//! netring tells, from every site, whether every other site can be reached, how fast, and whose fault it is when it
+//! cannot.
+
+pub mod clock;
+pub mod config;
+pub mod probe;
+pub mod wire;

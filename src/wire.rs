@@ -1,0 +1,435 @@
+//! What crosses the network between registry, members and older programs of the same name.
+//!
+//! Liberal in what it accepts: unknown fields are ignored, a number may come as text, a later field may be missing.
+//! Strict about meaning: an [`InstanceId`], a [`Location`] or a port that exists has been checked, wherever it came from,
+//! so it can stand in a URL, a label, a log line or a Redis key as it is. Every rejection names the field, what it held
+//! and what would be right ([`FieldError`]).
+//!
+//! Registry and member share this file and nothing else.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// The port of registry and member unless set otherwise.
+pub const DEFAULT_PORT: NonZeroU16 = NonZeroU16::new(8756).expect("8756 is not zero");
+
+/// The longest location name, in bytes.
+pub const LOCATION_MAX: usize = 128;
+
+/// The longest instance id, in bytes.
+pub const INSTANCE_ID_MAX: usize = 128;
+
+/// The response header that says how many seconds old a roster is when the registry's store is away.
+pub const STALE_HEADER: &str = "netring-stale";
+
+/// A field of a request or an answer that cannot be used: which one, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field's name as it stands in the JSON.
+    pub field: &'static str,
+    /// What would be right and what was there.
+    pub problem: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+/// The identity of one member, kept across its restarts: 1 to 128 characters of `A-Z a-z 0-9 . _ : @ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(Arc<str>);
+
+impl InstanceId {
+    /// A new random identity (UUID version 4).
+    #[must_use]
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().to_string().into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The site label of a member, such as `us1-k8s`: 1 to 128 bytes of text with no control characters and no space at
+/// either end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location(Arc<str>);
+
+impl Location {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no [`InstanceId`] or no [`Location`]: what was expected, and what was wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameError(String);
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NameError {}
+
+impl FromStr for InstanceId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = |what: String| {
+            Err(NameError(format!(
+                "expected 1 to {INSTANCE_ID_MAX} of the characters A-Z a-z 0-9 . _ : @ -, got {what}"
+            )))
+        };
+        if text.is_empty() {
+            return wrong("an empty text".into());
+        }
+        if text.len() > INSTANCE_ID_MAX {
+            return wrong(format!("{} bytes", text.len()));
+        }
+        match text.chars().find(|c| !(c.is_ascii_alphanumeric() || ".-_:@".contains(*c))) {
+            Some(c) => wrong(format!("the character {c:?}")),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl FromStr for Location {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = |what: String| {
+            Err(NameError(format!(
+                "expected a name of 1 to {LOCATION_MAX} bytes without control characters, got {what}"
+            )))
+        };
+        if text.trim().is_empty() {
+            return wrong("an empty text".into());
+        }
+        if text.len() > LOCATION_MAX {
+            return wrong(format!("{} bytes", text.len()));
+        }
+        if text.trim() != text {
+            return wrong("a space at its start or end".into());
+        }
+        match text.chars().find(|c| c.is_control()) {
+            Some(c) => wrong(format!("the control character {c:?}")),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for InstanceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl Serialize for Location {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// `POST /register`: a member asks to be on the roster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registration {
+    /// Who it is; without one the registry makes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// The site it stands for.
+    pub location: Location,
+    /// Where its peers reach it.
+    pub ip: IpAddr,
+    /// The port its peers probe.
+    pub port: NonZeroU16,
+}
+
+impl Registration {
+    /// Reads the body of `POST /register`.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is missing or wrong; `body` where the whole is no JSON object.
+    pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        let fields = object(body)?;
+        Ok(Self {
+            instance_id: instance_id(&fields)?,
+            location: location(&fields)?,
+            ip: ip(&fields)?,
+            port: port(&fields)?,
+        })
+    }
+}
+
+/// The answer to `POST /register`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registered {
+    /// The identity the member has from now on.
+    pub instance_id: InstanceId,
+    /// Always `registered`.
+    pub status: &'static str,
+    /// Whether the registry knew this identity already. A member that expected to be known learns from `false` that
+    /// the registry has lost its memory. Older registries do not say.
+    pub known: bool,
+}
+
+/// What a member reads from the answer to `POST /register`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredReply {
+    /// The identity the registry gave or confirmed.
+    pub instance_id: InstanceId,
+    /// Whether it was known before, where the registry says so.
+    pub known: Option<bool>,
+}
+
+impl RegisteredReply {
+    /// Reads the answer to `POST /register`.
+    ///
+    /// # Errors
+    ///
+    /// The field that is missing or wrong.
+    pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        let fields = object(body)?;
+        let instance_id = instance_id(&fields)?.ok_or_else(|| missing("instance_id", "the identity of the member"))?;
+        Ok(Self { instance_id, known: fields.get("known").and_then(Value::as_bool) })
+    }
+}
+
+/// `POST /heartbeat` and `POST /deregister`: a member names itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Identification {
+    /// Who it is.
+    pub instance_id: InstanceId,
+}
+
+impl Identification {
+    /// Reads the body of `POST /heartbeat` or `POST /deregister`.
+    ///
+    /// # Errors
+    ///
+    /// `instance_id` where it is missing or wrong; `body` where the whole is no JSON object.
+    pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        let fields = object(body)?;
+        let instance_id = instance_id(&fields)?.ok_or_else(|| missing("instance_id", "the identity of the member"))?;
+        Ok(Self { instance_id })
+    }
+}
+
+/// One live member, as `GET /members` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// Who it is.
+    pub instance_id: InstanceId,
+    /// The site it stands for.
+    pub location: Location,
+    /// Where its peers reach it.
+    pub ip: IpAddr,
+    /// The port its peers probe.
+    pub port: NonZeroU16,
+    /// When its last registration or heartbeat arrived, in whole seconds since the epoch.
+    pub last_seen: u64,
+    /// When it joined, in whole seconds since the epoch.
+    pub registered_at: u64,
+    /// Always `active`: the roster lists nobody else.
+    #[serde(serialize_with = "active")]
+    pub status: (),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's serialize_with hands over a reference")]
+fn active<S: Serializer>((): &(), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("active")
+}
+
+/// The answer to `GET /members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Members {
+    /// The live members.
+    pub members: Vec<Member>,
+}
+
+/// What a member reads from the answer to `GET /members`: the entries it can use, and how many it could not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembersReply {
+    /// The entries that make sense, each identity once.
+    pub members: Vec<Member>,
+    /// How many entries were left out because a field was missing or wrong, or the identity stood there twice.
+    pub unusable: usize,
+}
+
+impl MembersReply {
+    /// Reads the answer to `GET /members`. An entry that makes no sense is left out and counted, so that one bad
+    /// registration in an older registry does not hide the others.
+    ///
+    /// # Errors
+    ///
+    /// `members` where there is no list at all; `body` where the whole is no JSON object.
+    pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        let mut fields = object(body)?;
+        let Some(Value::Array(entries)) = fields.remove("members") else {
+            return Err(missing("members", "the list of live members"));
+        };
+        let total = entries.len();
+        let mut seen = std::collections::HashSet::new();
+        let members: Vec<Member> = entries
+            .into_iter()
+            .filter_map(|entry| match entry {
+                Value::Object(fields) => Member::from_fields(&fields).ok(),
+                _ => None,
+            })
+            .filter(|member| seen.insert(member.instance_id.clone()))
+            .collect();
+        Ok(Self { unusable: total - members.len(), members })
+    }
+}
+
+impl Member {
+    fn from_fields(fields: &Map<String, Value>) -> Result<Self, FieldError> {
+        let seconds = |name: &'static str| match fields.get(name).map(number) {
+            Some(Some(n)) if n >= 0.0 => n as u64,
+            _ => 0,
+        };
+        Ok(Self {
+            instance_id: instance_id(fields)?.ok_or_else(|| missing("instance_id", "the identity of the member"))?,
+            location: location(fields)?,
+            ip: ip(fields)?,
+            port: port(fields)?,
+            last_seen: seconds("last_seen"),
+            registered_at: seconds("registered_at"),
+            status: (),
+        })
+    }
+}
+
+/// The body of every error answer, of registry and member alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was wrong, in one sentence.
+    pub error: String,
+}
+
+/// The answer of a member to `GET /health`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemberHealth {
+    /// `healthy`, or `unhealthy` where a vital loop stands still.
+    pub status: &'static str,
+    /// Who it is.
+    pub instance_id: InstanceId,
+    /// The site it stands for.
+    pub location: Location,
+    /// How many other members it knows.
+    pub members_count: usize,
+    /// The wall clock at the answer, in seconds since the epoch.
+    pub timestamp: f64,
+    /// Why it is not healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, FieldError> {
+    let wrong = |problem| FieldError { field: "body", problem };
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(wrong(format!("expected a JSON object, got {}", shown(&other)))),
+        Err(e) => Err(wrong(format!("expected a JSON object: {e}"))),
+    }
+}
+
+fn missing(field: &'static str, what: &str) -> FieldError {
+    FieldError { field, problem: format!("missing: {what}") }
+}
+
+fn instance_id(fields: &Map<String, Value>) -> Result<Option<InstanceId>, FieldError> {
+    let wrong = |problem| FieldError { field: "instance_id", problem };
+    match fields.get("instance_id") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|e: NameError| wrong(e.0)),
+        Some(other) => Err(wrong(format!("expected text, got {}", shown(other)))),
+    }
+}
+
+fn location(fields: &Map<String, Value>) -> Result<Location, FieldError> {
+    let wrong = |problem| FieldError { field: "location", problem };
+    match fields.get("location") {
+        None | Some(Value::Null) => Err(missing("location", "the name of the site")),
+        Some(Value::String(text)) => text.parse().map_err(|e: NameError| wrong(e.0)),
+        Some(other) => Err(wrong(format!("expected text, got {}", shown(other)))),
+    }
+}
+
+fn ip(fields: &Map<String, Value>) -> Result<IpAddr, FieldError> {
+    let wrong = |what: String| FieldError {
+        field: "ip",
+        problem: format!("expected the IPv4 or IPv6 address of one host, got {what}"),
+    };
+    let value = fields.get("ip").ok_or_else(|| missing("ip", "the address where peers reach the member"))?;
+    let Value::String(text) = value else { return Err(wrong(shown(value))) };
+    let ip: IpAddr = text.parse().map_err(|_| wrong(shown(value)))?;
+    let ip = ip.to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    if ip.is_unspecified() || ip.is_multicast() || broadcast {
+        return Err(wrong(shown(value)));
+    }
+    Ok(ip)
+}
+
+fn port(fields: &Map<String, Value>) -> Result<NonZeroU16, FieldError> {
+    let value = fields.get("port").ok_or_else(|| missing("port", "the port where peers reach the member"))?;
+    number(value)
+        .filter(|n| n.fract() == 0.0 && (1.0..=65535.0).contains(n))
+        .and_then(|n| NonZeroU16::new(n as u16))
+        .ok_or_else(|| FieldError {
+            field: "port",
+            problem: format!("expected a whole number from 1 to 65535, got {}", shown(value)),
+        })
+}
+
+/// A number, or a text that is one: older programs send both.
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(text) => text.parse().ok().filter(|n: &f64| n.is_finite()),
+        _ => None,
+    }
+}
+
+/// A value as an error message shows it: short, on one line, whatever was sent.
+fn shown(value: &Value) -> String {
+    const SHOWN_MAX: usize = 40;
+    match value {
+        Value::Null => "null".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(text) if text.chars().count() > SHOWN_MAX => format!("a text of {} bytes", text.len()),
+        Value::String(text) => format!("{text:?}"),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
