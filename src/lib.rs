@@ -3,5 +3,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod host;
 pub mod probe;
 pub mod wire;
