@@ -5,4 +5,5 @@ pub mod clock;
 pub mod config;
 pub mod host;
 pub mod probe;
+pub mod serve;
 pub mod wire;

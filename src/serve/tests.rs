@@ -1,0 +1,379 @@
+//! The server on real sockets, with clients that behave and clients that do not.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::clock;
+use crate::host::vitals::Vitals;
+
+/// Far more than any of this takes, so that a failure is a failure and not a slow machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    run: JoinHandle<Drained>,
+}
+
+/// Sets a flag when it goes: a handler's future holds one to tell when it was dropped.
+struct Flag(Arc<AtomicBool>);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn limits() -> Limits {
+    Limits { head_time: PATIENCE, body_time: PATIENCE, write_time: PATIENCE, ..Limits::default() }
+}
+
+fn start(limits: Limits) -> Server {
+    start_watched(limits, Arc::default())
+}
+
+fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
+    let ok = warp::path!("ok").and(get()).map(|| "ok");
+    let peer = warp::path!("peer").and(warp::ext::optional::<Peer>()).map(|p: Option<Peer>| format!("{p:?}"));
+    let slow = warp::path!("slow" / u64).and_then(move |milliseconds| {
+        let flag = Flag(dropped.clone());
+        async move {
+            sleep(Duration::from_millis(milliseconds)).await;
+            drop(flag);
+            Ok::<_, warp::Rejection>("slept")
+        }
+    });
+    let echo = warp::path!("echo").and(post()).and(body(&limits)).map(|body: Bytes| body.to_vec());
+    let large = warp::path!("large").map(|| vec![b'x'; 32 << 20]);
+    let panic = warp::path!("panic").map(|| -> &'static str { panic!("a handler that panics, on purpose") });
+    let routes = ok.or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
+
+    let listener = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async {
+        let _ = stopped.await;
+    };
+    let run = tokio::spawn(run(listener, routes, limits, None, stopped));
+    Server { address, stop: Some(stop), run }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Opens a connection, sends `bytes`, and leaves it open.
+    async fn send(&self, bytes: &str) -> TcpStream {
+        let mut client = self.connect().await;
+        client.write_all(bytes.as_bytes()).await.unwrap();
+        client
+    }
+
+    /// One request as a client that closes after it; the whole answer.
+    async fn get(&self, path: &str) -> String {
+        let mut client = self.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+        rest(&mut client).await
+    }
+
+    async fn stop(mut self) -> (Drained, Duration) {
+        let start = clock::monotonic();
+        let _ = self.stop.take().unwrap().send(());
+        let drained = timeout(PATIENCE, self.run).await.unwrap().unwrap();
+        (drained, start.elapsed())
+    }
+}
+
+/// Everything up to the end of the connection; a reset ends it too.
+async fn rest(client: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        match timeout(PATIENCE, client.read(&mut buffer)).await.expect("the connection to end") {
+            Ok(0) | Err(_) => return String::from_utf8(text).unwrap(),
+            Ok(n) => text.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// Reads until `wanted` has come `times` times.
+async fn read_until(client: &mut TcpStream, wanted: &str, times: usize) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while text.matches(wanted).count() < times {
+        let n = timeout(PATIENCE, client.read(&mut buffer)).await.expect(wanted).unwrap();
+        assert!(n > 0, "the connection ended after {text:?}");
+        text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+    }
+    text
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = clock::monotonic() + PATIENCE;
+    while !holds() {
+        assert!(clock::monotonic() < deadline, "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How long the server takes to close a connection on which `bytes` were sent, and its last words.
+async fn time_to_close(server: &Server, bytes: &str) -> (String, Duration) {
+    let start: Instant = clock::monotonic();
+    let mut client = server.send(bytes).await;
+    let words = rest(&mut client).await;
+    (words, start.elapsed())
+}
+
+#[tokio::test]
+async fn a_handler_learns_who_asks() {
+    let server = start(limits());
+    let mut client = server.send("GET /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let own = client.local_addr().unwrap();
+    let answer = rest(&mut client).await;
+    assert!(answer.ends_with(&format!("Some(Peer {{ address: {own} }})")), "{answer}");
+}
+
+#[tokio::test]
+async fn an_ipv4_client_of_a_dual_stack_listener_has_an_ipv4_address() {
+    let listener = bind("::".parse().unwrap(), 0).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let routes = warp::ext::optional::<Peer>().map(|p: Option<Peer>| format!("{}", p.unwrap().address.ip()));
+    let run = tokio::spawn(run(listener, routes, limits(), None, std::future::pending()));
+    for (address, shown) in [("127.0.0.1", "\r\n\r\n127.0.0.1"), ("::1", "\r\n\r\n::1")] {
+        let mut client = TcpStream::connect((address, port)).await.unwrap();
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.ends_with(shown), "{answer}");
+    }
+    run.abort();
+}
+
+#[tokio::test]
+async fn a_kept_alive_connection_serves_many_requests_and_pipelined_ones_in_order() {
+    let server = start(limits());
+    let mut client = server.connect().await;
+    for _ in 0..3 {
+        client.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        read_until(&mut client, "\r\n\r\nok", 1).await;
+    }
+    let request = |path| format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let pipeline = request("slow/20") + &request("ok") + &request("nowhere");
+    client.write_all(pipeline.as_bytes()).await.unwrap();
+    let answers = read_until(&mut client, "no such path", 1).await;
+    let at = |text| answers.find(text).unwrap_or_else(|| panic!("{text} in {answers}"));
+    assert!(at("\r\n\r\nslept") < at("\r\n\r\nok"));
+}
+
+#[tokio::test]
+async fn a_head_that_never_comes_or_never_ends_is_given_its_time_and_no_more() {
+    let server = start(Limits { head_time: Duration::from_millis(300), ..limits() });
+    for bytes in ["", "GET /ok HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+        let (_, took) = time_to_close(&server, bytes).await;
+        assert!(took >= Duration::from_millis(290) && took < PATIENCE / 2, "{bytes:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_sent_byte_by_byte_gets_no_more_time_than_any_other() {
+    let server = start(Limits { head_time: Duration::from_millis(300), ..limits() });
+    let mut client = server.send("GET /ok HTTP/1.1\r\nx-slow: ").await;
+    let start = clock::monotonic();
+    while client.write_all(b"x").await.is_ok() {
+        assert!(start.elapsed() < PATIENCE / 2, "still open");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_too_large_or_no_http_at_all_is_answered_and_closed() {
+    let server = start(limits());
+    let long = format!("GET /ok HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(40_000));
+    assert!(time_to_close(&server, &long).await.0.starts_with("HTTP/1.1 431 "));
+    let endless = format!("GET /ok HTTP/1.1\r\nhost: x\r\nx-endless: {}", "a".repeat(40_000));
+    assert!(time_to_close(&server, &endless).await.0.starts_with("HTTP/1.1 431 "));
+    let many = format!("GET /ok HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(101));
+    assert!(time_to_close(&server, &many).await.0.starts_with("HTTP/1.1 431 "));
+    assert!(time_to_close(&server, "hello, is this the registry?\r\n\r\n").await.0.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_large_as_the_limit_and_no_larger_however_it_is_sent() {
+    let server = start(Limits { body_bytes: 1000, ..limits() });
+    let close = "host: x\r\nconnection: close\r\n";
+    let plain = |n: usize| format!("POST /echo HTTP/1.1\r\n{close}content-length: {n}\r\n\r\n{}", "b".repeat(n));
+    let chunked = |n: usize| {
+        let chunk = format!("64\r\n{}\r\n", "b".repeat(100));
+        format!("POST /echo HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(n / 100))
+    };
+    for request in [plain(1000), chunked(1000)] {
+        let (answer, _) = time_to_close(&server, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&"b".repeat(1000)), "{answer}");
+    }
+    for request in [plain(1001), chunked(1100), chunked(400_000)] {
+        let (answer, _) = time_to_close(&server, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.ends_with(r#"{"error":"the body may have 1000 bytes at most"}"#), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_answered_with_408() {
+    let server = start(Limits { body_time: Duration::from_millis(200), ..limits() });
+    for head in ["content-length: 10", "transfer-encoding: chunked"] {
+        let request = format!("POST /echo HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n");
+        let (answer, took) = time_to_close(&server, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains(r#"{"error":"the body did not"#), "{answer}");
+        assert!(took >= Duration::from_millis(190), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_a_500_and_the_others_do_not_notice() {
+    let server = start(limits());
+    let answer = server.get("/panic").await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains(r#"{"error":"#), "{answer}");
+    assert!(server.get("/ok").await.ends_with("ok"));
+}
+
+#[tokio::test]
+async fn two_thousand_idle_clients_do_not_shut_out_another() {
+    let server = start(Limits { connections: 256, ..limits() });
+    let mut idle = Vec::new();
+    for n in 0..2000 {
+        let bytes = match n % 3 {
+            0 => "",
+            1 => "GET /ok HTTP/1.1\r\nx-slow: ",
+            _ => "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf",
+        };
+        // Once the cap is reached the server closes some of these while they write.
+        let mut client = server.connect().await;
+        let _ = client.write_all(bytes.as_bytes()).await;
+        idle.push(client);
+    }
+    for _ in 0..20 {
+        let start = clock::monotonic();
+        assert!(server.get("/ok").await.ends_with("ok"));
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_served_is_not_evicted_and_waiting_ones_are_served_after_it() {
+    let server = start(Limits { connections: 2, ..limits() });
+    let mut served = Vec::new();
+    for _ in 0..2 {
+        served.push(server.send("GET /slow/400 HTTP/1.1\r\nhost: x\r\n\r\n").await);
+    }
+    sleep(Duration::from_millis(100)).await;
+    let start = clock::monotonic();
+    assert!(server.get("/ok").await.ends_with("ok"));
+    assert!(start.elapsed() >= Duration::from_millis(200), "served beside two at a cap of two: {:?}", start.elapsed());
+    for mut client in served {
+        read_until(&mut client, "\r\n\r\nslept", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    let server = start(Limits { write_time: Duration::from_millis(300), ..limits() });
+    let mut client = server.send("GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(900)).await;
+    let received = rest(&mut client).await.len();
+    assert!(received < 32 << 20, "all of it was sent");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_its_large_answer_gets_all_of_it() {
+    let server = start(limits());
+    assert!(server.get("/large").await.len() > 32 << 20);
+}
+
+#[tokio::test]
+async fn a_long_poll_outlasts_the_limits_on_what_clients_do() {
+    let short = Duration::from_millis(100);
+    let server = start(Limits { head_time: short, body_time: short, write_time: short, ..Limits::default() });
+    assert!(server.get("/slow/600").await.ends_with("slept"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_handler() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let server = start_watched(limits(), dropped.clone());
+    let client = server.send("GET /slow/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(100)).await;
+    assert!(!dropped.load(Ordering::SeqCst));
+    drop(client);
+    eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+}
+
+#[tokio::test]
+async fn a_stop_with_nobody_in_flight_is_immediate_and_closes_idle_and_half_sent_ones() {
+    let server = start(Limits { drain: PATIENCE, ..limits() });
+    let mut kept = server.send("GET /ok HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut kept, "\r\n\r\nok", 1).await;
+    let mut clients = vec![kept, server.connect().await, server.send("GET /ok HTT").await];
+    sleep(Duration::from_millis(50)).await;
+    let (drained, took) = server.stop().await;
+    assert_eq!(drained, Drained { finished: 0, cut: 0 });
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for client in &mut clients {
+        assert_eq!(rest(client).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_in_flight_finish_and_accepts_no_others() {
+    let server = start(Limits { drain: PATIENCE, ..limits() });
+    let address = server.address;
+    let mut client = server.send("GET /slow/400 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(100)).await;
+    let stopping = tokio::spawn(server.stop());
+    sleep(Duration::from_millis(100)).await;
+    assert!(TcpStream::connect(address).await.is_err(), "still accepting");
+    let answer = rest(&mut client).await;
+    assert!(answer.ends_with("slept") && answer.contains("connection: close"), "{answer}");
+    let (drained, took) = stopping.await.unwrap();
+    assert_eq!(drained, Drained { finished: 1, cut: 0 });
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+#[tokio::test]
+async fn what_is_in_flight_after_the_drain_is_cut() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let server = start_watched(Limits { drain: Duration::from_millis(200), ..limits() }, dropped.clone());
+    let mut client = server.send("GET /slow/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(100)).await;
+    let (drained, took) = server.stop().await;
+    assert_eq!(drained, Drained { finished: 0, cut: 1 });
+    assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(rest(&mut client).await, "");
+    eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_server_cuts_its_connections() {
+    let server = start(limits());
+    let mut client = server.send("GET /slow/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(100)).await;
+    server.run.abort();
+    assert_eq!(rest(&mut client).await, "");
+}
+
+#[tokio::test]
+async fn the_pulse_is_marked_while_nobody_connects() {
+    let vitals = Vitals::new();
+    let pulse = vitals.add("accept", Duration::from_secs(1));
+    let listener = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
+    let routes = warp::any().map(|| "ok");
+    let run = tokio::spawn(run(listener, routes, limits(), Some(pulse), std::future::pending()));
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(vitals.stalled(), None);
+    run.abort();
+    eventually("the stall to show", || vitals.stalled().is_some()).await;
+}
