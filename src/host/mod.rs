@@ -3,6 +3,7 @@
 //! One file per matter, none knows another. Everything here works on a bare machine, in a container and under systemd;
 //! where a facility is missing the caller gets the next best thing and is told so.
 
+pub mod address;
 pub mod state;
 pub mod systemd;
 pub mod vitals;
