@@ -4,6 +4,7 @@
 //! where a facility is missing the caller gets the next best thing and is told so.
 
 pub mod address;
+pub mod descriptors;
 pub mod state;
 pub mod systemd;
 pub mod vitals;
