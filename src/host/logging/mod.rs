@@ -1,0 +1,122 @@
+//! What the daemon says of itself, and where it goes.
+//!
+//! Three forms: the journal's own protocol, with each field as a journal field (`NETRING_LOCATION=`), when stderr is the
+//! journal; one JSON object a line; or text for people. Events carry their facts as fields, not in the message; the house
+//! uses `location`, `instance`, `target_location`, `target`, `check` and `reason`. Spans are not used and not shown.
+//!
+//! Whatever a field holds, an event stays one line: names and texts from the network cannot forge another.
+//! The level can change while running ([`Logging::set_level`]); the form cannot.
+
+mod level;
+mod lines;
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::FromRawFd;
+use std::os::unix::fs::MetadataExt;
+
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::config::{LogFormat, LogSettings};
+use lines::{Form, Lines};
+
+pub use level::LevelError;
+
+/// Why logging cannot be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is none.
+    #[error("cannot set the log level: {0}")]
+    Level(LevelError),
+    /// Something in this process logs already.
+    #[error("cannot start logging: it has been started before")]
+    Started,
+}
+
+/// The running log.
+#[derive(Clone, Debug)]
+pub struct Logging {
+    filter: reload::Handle<Targets, Registry>,
+}
+
+type Output = Box<dyn Layer<Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
+
+/// Starts logging for the whole process, to the journal or to stderr. `role` is the daemon's, such as `member`; the journal
+/// shows it as `netring-member`.
+///
+/// # Errors
+///
+/// The level in `settings` is none, or logging has been started before.
+pub fn start(settings: &LogSettings, role: &'static str) -> Result<Logging, LogError> {
+    let targets = level::parse(&settings.level).map_err(LogError::Level)?;
+    let (filter, handle) = reload::Layer::new(targets);
+    let output = output(settings.format, role);
+    tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LogError::Started)?;
+    Ok(Logging { filter: handle })
+}
+
+impl Logging {
+    /// Which events are shown from now on, in the syntax of [`LogSettings::level`].
+    ///
+    /// # Errors
+    ///
+    /// It is no level; what was shown before is shown on.
+    pub fn set_level(&self, level: &str) -> Result<(), LogError> {
+        let targets = level::parse(level).map_err(LogError::Level)?;
+        self.filter
+            .reload(targets)
+            .expect("the subscriber lives as long as the process and its lock is never poisoned");
+        Ok(())
+    }
+}
+
+fn output(format: LogFormat, role: &str) -> Output {
+    match format {
+        LogFormat::Json => to_stderr(Form::Json),
+        LogFormat::Auto if stderr_is_journal() => {
+            // A journal that cannot be reached still reads stderr.
+            journal(role).unwrap_or_else(|_| to_stderr(Form::Text { colour: false }))
+        }
+        LogFormat::Auto | LogFormat::Text => to_stderr(Form::Text { colour: stderr_shows_colour() }),
+    }
+}
+
+fn to_stderr(form: Form) -> Output {
+    // Where stderr is gone there is nobody left to tell.
+    Box::new(Lines::new(form, |line| drop(io::stderr().lock().write_all(line.as_bytes()))))
+}
+
+fn journal(role: &str) -> io::Result<Output> {
+    let priorities =
+        PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() };
+    let layer = tracing_journald::layer()?
+        .with_field_prefix(Some("NETRING".into()))
+        .with_syslog_identifier(format!("netring-{role}"))
+        .with_priority_mappings(priorities);
+    Ok(Box::new(layer))
+}
+
+/// Whether stderr is the journal, as systemd.exec(5) says to find out: `JOURNAL_STREAM` holds its device and inode.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    // SAFETY: descriptor 2 is only looked at, and `ManuallyDrop` keeps it from being closed.
+    let stderr = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDERR_FILENO) });
+    stderr.metadata().is_ok_and(|found| names(&stream, found.dev(), found.ino()))
+}
+
+fn names(journal_stream: &str, device: u64, inode: u64) -> bool {
+    journal_stream.split_once(':').is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
+}
+
+/// Whether stderr is a terminal whose user wants colour (no-color.org).
+fn stderr_shows_colour() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests;
