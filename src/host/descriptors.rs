@@ -3,6 +3,7 @@
 /// Raises the soft limit on open descriptors to the hard one and returns what holds now. Where that fails, what held before.
 ///
 /// The soft limit is low only for the sake of programs that use select(2); this one does not.
+#[must_use]
 pub fn raise_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid `rlimit` that getrlimit(2) fills.
