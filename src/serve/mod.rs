@@ -29,7 +29,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -44,6 +44,7 @@ use tokio::time::{interval, sleep, timeout};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
+use crate::clock;
 use crate::host::vitals::Pulse;
 use connections::{Connections, Slot};
 use patience::Patient;
@@ -58,8 +59,13 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// How often the accept loop marks its pulse.
 const PULSE: Duration = Duration::from_millis(500);
 
-/// The pause after an accept that failed because this host is short of something.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after an accept that failed because this host is short of something: long where nothing can be done about it,
+/// short where a connection was evicted and its descriptor is about to be free.
+const SHORT_OF_ALL: Duration = Duration::from_millis(100);
+const SHORT_OF_ONE: Duration = Duration::from_millis(1);
+
+/// How long accepting must go well before a shortage counts as over.
+const CALM: Duration = Duration::from_secs(10);
 
 /// How long a closed connection is read on, so that the client sees our last answer before the reset.
 const LINGER: Duration = Duration::from_millis(500);
@@ -194,12 +200,12 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let mut trouble = None;
+    let mut last_shortage: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                if trouble.take().is_some() {
-                    tracing::info!("accepting connections again");
+                if last_shortage.take_if(|last| last.elapsed() > CALM).is_some() {
+                    tracing::info!("accepting connections without trouble again");
                 }
                 let slot = shared.connections.admit().await;
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -207,12 +213,10 @@ where
             }
             Err(e) if is_of_one_connection(&e) => {}
             Err(e) => {
-                if trouble.replace(e.kind()) != Some(e.kind()) {
-                    tracing::warn!("cannot accept connections, trying on: {e}");
+                if last_shortage.replace(clock::monotonic()).is_none() {
+                    tracing::warn!("cannot accept connections, closing idle ones to go on: {e}");
                 }
-                // A shortage of descriptors is eased by whoever does nothing with theirs.
-                shared.connections.evict();
-                sleep(ACCEPT_PAUSE).await;
+                sleep(if shared.connections.evict() { SHORT_OF_ONE } else { SHORT_OF_ALL }).await;
             }
         }
     }

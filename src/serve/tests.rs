@@ -1,15 +1,15 @@
 //! The server on real sockets, with clients that behave and clients that do not.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::clock;
 use crate::host::vitals::Vitals;
 
 /// Far more than any of this takes, so that a failure is a failure and not a slow machine.
@@ -376,4 +376,45 @@ async fn the_pulse_is_marked_while_nobody_connects() {
     assert_eq!(vitals.stalled(), None);
     run.abort();
     eventually("the stall to show", || vitals.stalled().is_some()).await;
+}
+
+#[tokio::test]
+#[ignore = "run as a child process by another test"]
+async fn serves_its_parent() {
+    let server = start(limits());
+    println!("child: {}", server.address);
+    // The parent closes our standard input when it has seen enough.
+    let waiting = tokio::task::spawn_blocking(|| io::stdin().read(&mut [0]));
+    let _ = waiting.await;
+    println!("child: {:?}", server.stop().await.0);
+}
+
+#[tokio::test]
+async fn a_server_short_of_descriptors_closes_idle_connections_and_serves_on() {
+    let script = "ulimit -n 40 && exec \"$0\" --exact serve::tests::serves_its_parent --ignored --nocapture";
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut next = || said.find_map(|line| line.split_once("child: ").map(|(_, said)| said.to_owned())).unwrap();
+    let address: SocketAddr = next().parse().unwrap();
+
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..5 {
+        let begin = clock::monotonic();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /ok HTTP/1.0\r\n\r\n").await.unwrap();
+        assert!(rest(&mut client).await.ends_with("ok"));
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+    drop(child.stdin.take());
+    assert_eq!(next(), "Drained { finished: 0, cut: 0 }");
+    assert!(child.wait().unwrap().success());
 }
