@@ -1,0 +1,85 @@
+//! One child process: its output in a file, its signals by id, its end by a deadline, and never left behind.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::{Scratch, eventually};
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output in the file `name.log` of `scratch`, after what an earlier one wrote there.
+    #[must_use]
+    pub fn start(command: &mut Command, scratch: &Scratch, name: &str) -> Self {
+        let log = scratch.path().join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("a log file can be opened");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log file can be shared"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        Self { child, log }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its output goes.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// What it has written so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Sends a signal, such as `libc::SIGTERM`.
+    pub fn signal(&self, signal: i32) {
+        let id = i32::try_from(self.child.id()).expect("a process id fits its type");
+        // SAFETY: kill(2) takes two numbers. The child has not been waited for, or its status is kept by `Child` and
+        // `ended` says so first, so the id is still its own.
+        let sent = unsafe { libc::kill(id, signal) };
+        assert_eq!(sent, 0, "signal {signal} to {id}: {}", std::io::Error::last_os_error());
+    }
+
+    /// Its exit status, where it has ended.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end; fails the test with its log where that takes longer than `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let log = self.log.clone();
+        let running = || format!("it runs; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+        eventually(limit, "the process ends", || self.ended().ok_or_else(running))
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        if self.ended().is_none() {
+            self.signal(libc::SIGKILL);
+            self.child.wait().expect("a killed child ends");
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

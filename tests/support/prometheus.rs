@@ -1,0 +1,109 @@
+//! A real Prometheus of the test's own, which scrapes and evaluates once a second.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::metrics::Labels;
+use super::process::Process;
+use super::{SOON, Scratch, eventually, http, installed, socket};
+
+/// A running server.
+#[derive(Debug)]
+pub struct Prometheus {
+    process: Process,
+    /// Where it listens.
+    pub server: SocketAddr,
+    scratch: Scratch,
+}
+
+impl Prometheus {
+    /// Starts one with these scrape jobs (the list under `scrape_configs`, as YAML) and these rules; `None`, with the skip
+    /// said, where Prometheus is not installed.
+    #[must_use]
+    pub fn start(jobs: &str, rules: &str) -> Option<Self> {
+        if !installed(&["prometheus"]) {
+            return None;
+        }
+        let (server, scratch) = (socket(), Scratch::new());
+        let _ = scratch.file("rules.yml", rules);
+        let config = scratch.file("prometheus.yml", &configuration(jobs));
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", scratch.path().join("data").display()))
+            .arg(format!("--web.listen-address={server}"))
+            .args(["--log.level=warn", "--query.lookback-delta=10s"]);
+        let process = Process::start(&mut command, &scratch, "prometheus");
+        let prometheus = Self { process, server, scratch };
+        eventually(SOON, "Prometheus is ready", || match http::get(server, "/-/ready") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}\nits log:\n{}", prometheus.process.log())),
+        });
+        Some(prometheus)
+    }
+
+    /// Takes up other scrape jobs.
+    pub fn reload(&self, jobs: &str) {
+        let _ = self.scratch.file("prometheus.yml", &configuration(jobs));
+        self.process.signal(libc::SIGHUP);
+    }
+
+    /// What an expression gives at this moment: each series' labels and value.
+    ///
+    /// # Panics
+    ///
+    /// Where Prometheus does not take the expression.
+    #[must_use]
+    #[track_caller]
+    pub fn query(&self, expression: &str) -> Vec<(Labels, f64)> {
+        let data = self.api(&format!("/api/v1/query?query={}", percent_encoded(expression)));
+        let series = data["result"].as_array().expect("an instant query gives a list");
+        series
+            .iter()
+            .map(|series| {
+                let value = series["value"][1].as_str().and_then(|text| text.parse().ok());
+                (labels(&series["metric"]), value.expect("a value is a number in a text"))
+            })
+            .collect()
+    }
+
+    /// The labels of the alerts that fire at this moment.
+    #[must_use]
+    #[track_caller]
+    pub fn firing(&self, alert: &str) -> Vec<Labels> {
+        let data = self.api("/api/v1/alerts");
+        let alerts = data["alerts"].as_array().expect("the alerts are a list");
+        alerts
+            .iter()
+            .filter(|a| a["state"] == "firing" && a["labels"]["alertname"] == alert)
+            .map(|a| labels(&a["labels"]))
+            .collect()
+    }
+
+    #[track_caller]
+    fn api(&self, path: &str) -> Value {
+        let answer = http::get(self.server, path).unwrap_or_else(|e| panic!("{e}\n{}", self.process.log()));
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()["data"].take()
+    }
+}
+
+fn configuration(jobs: &str) -> String {
+    format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+         rule_files: [rules.yml]\nscrape_configs:\n{jobs}"
+    )
+}
+
+fn labels(object: &Value) -> Labels {
+    let pairs = object.as_object().expect("labels are an object");
+    pairs.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
