@@ -1,7 +1,8 @@
 //! A real Prometheus of the test's own, which scrapes and evaluates once a second.
 
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -106,4 +107,34 @@ fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect()
+}
+
+/// Hands an exposition to `promtool check metrics` and fails the test where it finds fault with any family but those
+/// named. Says nothing where promtool is not installed.
+///
+/// # Panics
+///
+/// Where it finds fault.
+#[track_caller]
+pub fn lint(exposition: &str, except: &[&str]) {
+    if !installed(&["promtool"]) {
+        return;
+    }
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool starts");
+    let written = child.stdin.take().map(|mut input| input.write_all(exposition.as_bytes()));
+    assert!(matches!(written, Some(Ok(()))), "promtool reads what it is given");
+    let output = child.wait_with_output().expect("promtool ends");
+    let said = [output.stdout, output.stderr].concat();
+    let faults: Vec<String> = String::from_utf8_lossy(&said)
+        .lines()
+        .filter(|line| !except.iter().any(|family| line.starts_with(&format!("{family} "))))
+        .map(str::to_owned)
+        .collect();
+    assert!(faults.is_empty(), "promtool check metrics: {faults:#?}");
 }
