@@ -237,6 +237,11 @@ impl Daemon {
         self.process.kill();
     }
 
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        self.process.wait(limit)
+    }
+
     /// Asks it to end by SIGTERM and waits for that.
     pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
         self.process.signal(libc::SIGTERM);
