@@ -289,16 +289,19 @@ fn the_registry_tells_its_own_figures() {
     registry.post("/register", GOOD);
     registry.post("/register", &GOOD.replace("\"a\"", "\"b\""));
     registry.post("/register", &GOOD.replace("\"a\"", "\"c\"").replace("us1-k8s", "eu1"));
+    registry.wait_for_value("netring_registry_members", &[("location", "us1-k8s")], 2.0);
+    registry.wait_for_value("netring_registry_members", &[("location", "eu1")], 1.0);
     let before = registry.metrics();
-    assert_eq!(before.value("netring_registry_members", &[("location", "us1-k8s")]), Some(2.0));
-    assert_eq!(before.value("netring_registry_members", &[("location", "eu1")]), Some(1.0));
     assert_eq!(before.value("netring_registry_store_up", &[]), Some(1.0));
     assert_eq!(before.series("netring_build_info", &[]).len(), 1);
     assert!(before.value("process_resident_memory_bytes", &[]).is_some());
 
     registry.post("/deregister", r#"{"instance_id": "c"}"#);
+    registry.wait_for("a site without members is no series", |metrics| {
+        let left = metrics.value("netring_registry_members", &[("location", "eu1")]);
+        holds(left.is_none(), left)
+    });
     let after = registry.metrics();
-    assert_eq!(after.value("netring_registry_members", &[("location", "eu1")]), None, "an empty site is no series");
     let revision = |metrics: &support::metrics::Metrics| metrics.value("netring_registry_revision", &[]).unwrap();
     assert!(revision(&after) > revision(&before), "leaving is a new revision");
     support::prometheus::lint(&registry.get("/metrics").text(), &[]);

@@ -32,14 +32,15 @@ fn both() -> [Daemon; 2] {
 
 #[test]
 fn idle_half_sent_and_slow_requests_hold_up_nobody_and_end() {
-    for daemon in both() {
-        let beginnings: [&[u8]; 4] = [
-            b"",
-            b"GET /heal",
-            b"GET /health HTTP/1.1\r\nhost: it\r\nx-slow: ",
-            b"POST /register HTTP/1.1\r\nhost: it\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
-        ];
-        let mut waiting: Vec<TcpStream> = Vec::new();
+    let daemons = both();
+    let beginnings: [&[u8]; 4] = [
+        b"",
+        b"GET /heal",
+        b"GET /health HTTP/1.1\r\nhost: it\r\nx-slow: ",
+        b"POST /register HTTP/1.1\r\nhost: it\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+    ];
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    for daemon in &daemons {
         for beginning in beginnings {
             for _ in 0..20 {
                 let mut stream = connect(daemon.server).unwrap();
@@ -47,17 +48,17 @@ fn idle_half_sent_and_slow_requests_hold_up_nobody_and_end() {
                 waiting.push(stream);
             }
         }
-        serves(&daemon);
-        for stream in &mut waiting {
-            // An answer such as 408 or nothing at all, but an end.
-            stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
-            let mut answer = Vec::new();
-            let end = stream.read_to_end(&mut answer);
-            let timed_out = end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
-            assert!(!timed_out, "a connection is still open after {:?}", String::from_utf8_lossy(&answer));
-        }
-        serves(&daemon);
+        serves(daemon);
     }
+    for stream in &mut waiting {
+        // An answer such as 408 or nothing at all, but an end.
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        let mut answer = Vec::new();
+        let end = stream.read_to_end(&mut answer);
+        let still_open = end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!still_open, "a connection is still open after {:?}", String::from_utf8_lossy(&answer));
+    }
+    daemons.iter().for_each(serves);
 }
 
 #[test]

@@ -88,6 +88,7 @@ fn a_hung_redis_hangs_no_request() {
     let Some(redis) = Redis::start() else { return };
     let registry = on(&redis).start();
     registry.post("/register", GOOD);
+    assert_eq!(ids(&registry), ["a"]);
     redis.hang();
     let asked = netring::clock::monotonic();
     let _ = registry.post("/register", GOOD).error(503);
