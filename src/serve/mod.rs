@@ -4,7 +4,7 @@
 //! draining. [`run`] promises, for HTTP/1.1 on one listener:
 //!
 //! * a cap on connections; at the cap the one that has been the client's turn the longest is closed for the next;
-//! * a time limit on a request's head, on its body ([`body`]) and on reading the answer, and none on the handler itself,
+//! * a time limit on a request's head, on its body ([`body()`]) and on reading the answer, and none on the handler itself,
 //!   so that a long poll may take its minute;
 //! * a size limit on head and body;
 //! * an error answer in JSON for every refusal ([`error`], [`recover`]), also for a handler that panics;
