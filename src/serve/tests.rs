@@ -264,6 +264,34 @@ async fn two_thousand_idle_clients_do_not_shut_out_another() {
 }
 
 #[tokio::test]
+async fn clients_that_stall_in_their_bodies_do_not_shut_out_another() {
+    let server = start(Limits { connections: 4, ..limits() });
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let request = "POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+        let mut client = server.send(request).await;
+        // The server asks for the body once the handler reads it.
+        read_until(&mut client, "HTTP/1.1 100 ", 1).await;
+        stalled.push(client);
+    }
+    let begin = clock::monotonic();
+    assert!(server.get("/ok").await.ends_with("ok"));
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_still_sends_what_was_refused_can_read_why() {
+    let server = start(limits());
+    let mut client = server.send("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n").await;
+    for _ in 0..10 {
+        client.write_all(&[b'b'; 1000]).await.expect("no reset while the client sends");
+        sleep(Duration::from_millis(5)).await;
+    }
+    client.shutdown().await.unwrap();
+    assert!(rest(&mut client).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
 async fn a_request_that_is_being_served_is_not_evicted_and_waiting_ones_are_served_after_it() {
     let server = start(Limits { connections: 2, ..limits() });
     let mut served = Vec::new();
