@@ -392,13 +392,16 @@ fn ip(fields: &Map<String, Value>) -> Result<IpAddr, FieldError> {
     };
     let value = fields.get("ip").ok_or_else(|| missing("ip", "the address where peers reach the member"))?;
     let Value::String(text) = value else { return Err(wrong(shown(value))) };
-    let ip: IpAddr = text.parse().map_err(|_| wrong(shown(value)))?;
-    let ip = ip.to_canonical();
+    member_address(text).ok_or_else(|| wrong(shown(value)))
+}
+
+/// The address that `text` is, where it is that of one host, so that peers could connect to it. An IPv4 address in IPv6's
+/// clothes (`::ffff:10.0.0.1`) comes out as IPv4.
+#[must_use]
+pub fn member_address(text: &str) -> Option<IpAddr> {
+    let ip = text.parse::<IpAddr>().ok()?.to_canonical();
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    if ip.is_unspecified() || ip.is_multicast() || broadcast {
-        return Err(wrong(shown(value)));
-    }
-    Ok(ip)
+    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast).then_some(ip)
 }
 
 fn port(fields: &Map<String, Value>) -> Result<NonZeroU16, FieldError> {
