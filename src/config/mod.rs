@@ -1,13 +1,107 @@
-//! YAML and environment to checked values.
+//! YAML and environment to checked values: whoever holds settings holds values that are in range and fit together.
+//!
+//! A role's settings come from its file, over that from environment variables, and from defaults for the rest
+//! ([`load_registry`], [`load_member`]). It is strict: an unknown key, a value of the wrong type or out of range, a key
+//! that is there twice or not at all is a fault, and one run reports all of them with line and column
+//! ([`ConfigFaults`]). A command that meets one ends with exit code 78 and changes nothing.
+//!
+//! The rooms behind this door, from text to meaning: `yaml` makes a tree with positions, `file` reads it, `environment`
+//! knows the variables, `keys` is the one table of settings and `form` what their values look like, `source` finds the
+//! value of one key and keeps the faults, `load` puts the settings together.
+
+mod environment;
+mod fault;
+mod file;
+mod form;
+mod keys;
+mod load;
+mod nearest;
+mod source;
+#[cfg(test)]
+mod tests;
+mod yaml;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::wire::{InstanceId, Location};
+
+pub use environment::{Environment, environment};
+pub use fault::{ConfigFaults, Fault, Place, Position};
+pub use file::ConfigFile;
+pub use form::network::Unusable;
+pub use keys::{Key, KeyDefault, keys};
+pub use load::{load_member, load_registry};
+pub use source::Source;
+
+/// Whose settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon that hands out the roster.
+    Registry,
+    /// A daemon of the ring.
+    Member,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Registry, Self::Member];
+
+    /// The section of the file that is its own.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Member => "member",
+        }
+    }
+
+    /// The file that is read where the operator names none.
+    #[must_use]
+    pub fn default_file(self) -> &'static Path {
+        Path::new(match self {
+            Self::Registry => "/etc/netring/registry.yaml",
+            Self::Member => "/etc/netring/member.yaml",
+        })
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Registry => Self::Member,
+            Self::Member => Self::Registry,
+        }
+    }
+}
+
+/// Settings, and how they came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded<T> {
+    /// What to run by.
+    pub settings: T,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// What the operator should know though nothing is wrong, each a line for the log.
+    pub warnings: Vec<String>,
+    /// What is in force, key by key, in the order of [`keys`]; where there is no Redis, `registry.redis` is null
+    /// in place of its keys.
+    pub effective: Vec<Effective>,
+}
+
+/// One key as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Its path.
+    pub key: &'static str,
+    /// Its value as the file could hold it; a secret is masked.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
 
 /// What the registry runs by.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,284 @@
+//! What the value of a key may look like: each form says what it expects, reads a value or says what is wrong with it,
+//! and writes a value the way it could stand in the file again.
+//!
+//! A form carries its own range, so a value that has been read is right by itself; only what concerns two keys is
+//! checked elsewhere. The text of [`Form::expects`] stands in every fault and in the manual.
+
+pub(super) mod network;
+pub(super) mod text;
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::fault::{Position, shown};
+use super::yaml::{Content, Node, is_number};
+
+/// How the value of one key is read and written.
+pub(super) trait Form<T>: Sync {
+    /// What would be right, to stand after "expected".
+    fn expects(&self) -> String;
+
+    /// The value of `node`, or everything that is wrong with it.
+    fn read(&self, node: &Node) -> Result<T, Vec<Wrong>>;
+
+    /// The value as the file could hold it.
+    fn show(&self, value: &T) -> String;
+}
+
+/// Why a value cannot be used.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wrong {
+    /// Where it is.
+    pub(super) at: Position,
+    /// Its place in a list, counted from 0.
+    pub(super) item: Option<usize>,
+    /// What would be right and what was there.
+    pub(super) problem: String,
+}
+
+/// The result of a form that has one thing to say at most.
+fn at_node<T>(node: &Node, result: Result<T, String>) -> Result<T, Vec<Wrong>> {
+    result.map_err(|problem| vec![Wrong { at: node.at, item: None, problem }])
+}
+
+/// What a value is, to stand after "got".
+pub(super) fn got(node: &Node) -> String {
+    match &node.content {
+        Content::Null => "nothing".into(),
+        Content::Bool(text) => format!("the boolean {text}"),
+        Content::Number(text) if text.len() <= 40 => format!("the number {text}"),
+        Content::Number(text) => format!("a number of {} digits", text.len()),
+        Content::Text(text) => format!("the text {}", shown(text)),
+        Content::Bare(text) => shown(text),
+        Content::List(_) => "a list".into(),
+        Content::Section(_) | Content::Refused => "a section".into(),
+    }
+}
+
+/// The text that `node` holds, or why it holds none.
+fn text_of<'n>(node: &'n Node, expects: &str) -> Result<&'n str, String> {
+    match &node.content {
+        Content::Text(text) | Content::Bare(text) => Ok(text),
+        Content::Number(text) | Content::Bool(text) if text.len() <= 40 => {
+            Err(format!("expected {expects}, got {}; as a text it needs quotes: \"{text}\"", got(node)))
+        }
+        _ => Err(format!("expected {expects}, got {}", got(node))),
+    }
+}
+
+/// A whole number within a range.
+pub(super) struct Whole {
+    /// The smallest.
+    pub(super) from: u64,
+    /// The largest.
+    pub(super) to: u64,
+}
+
+impl<T: FromStr + Display> Form<T> for Whole {
+    fn expects(&self) -> String {
+        format!("a whole number from {} to {}", self.from, self.to)
+    }
+
+    fn read(&self, node: &Node) -> Result<T, Vec<Wrong>> {
+        let expects = Form::<T>::expects(self);
+        let result = match &node.content {
+            Content::Number(text) | Content::Bare(text) => text
+                .parse()
+                .ok()
+                .filter(|number: &u64| (self.from..=self.to).contains(number))
+                .and_then(|number| number.to_string().parse().ok())
+                .ok_or_else(|| format!("expected {expects}, got {}", got(node))),
+            Content::Text(text) if is_number(text) => {
+                Err(format!("expected {expects}, got {}; as a number it stands without quotes", got(node)))
+            }
+            _ => Err(format!("expected {expects}, got {}", got(node))),
+        };
+        at_node(node, result)
+    }
+
+    fn show(&self, value: &T) -> String {
+        value.to_string()
+    }
+}
+
+/// A length of time within a range: a number of seconds, or a text with a unit.
+pub(super) struct Time {
+    /// The shortest.
+    pub(super) from: Duration,
+    /// The longest.
+    pub(super) to: Duration,
+}
+
+impl Form<Duration> for Time {
+    fn expects(&self) -> String {
+        format!(
+            "a time from {} to {}, in seconds or with its unit (250ms, 5s, 2m, 1h, 1d)",
+            time(self.from),
+            time(self.to)
+        )
+    }
+
+    fn read(&self, node: &Node) -> Result<Duration, Vec<Wrong>> {
+        let wrong = |advice: &str| format!("expected {}, got {}{advice}", self.expects(), got(node));
+        let result = match &node.content {
+            Content::Number(text) => seconds(text, 1_000_000_000).ok_or_else(|| wrong("")),
+            Content::Bare(text) => parse_time(text).or_else(|| seconds(text, 1_000_000_000)).ok_or_else(|| wrong("")),
+            Content::Text(text) if is_number(text) => {
+                Err(wrong("; a number stands without quotes, a text needs a unit"))
+            }
+            Content::Text(text) => parse_time(text).ok_or_else(|| wrong("")),
+            _ => Err(wrong("")),
+        };
+        at_node(node, result.and_then(|t| if (self.from..=self.to).contains(&t) { Ok(t) } else { Err(wrong("")) }))
+    }
+
+    fn show(&self, value: &Duration) -> String {
+        time(*value)
+    }
+}
+
+/// A length of time as the file could hold it: in whole days, else in seconds, below one in milliseconds, with as many
+/// decimals as it takes.
+pub(super) fn time(value: Duration) -> String {
+    let fraction = |nanos: u32, digits: usize| match format!("{nanos:0digits$}").trim_end_matches('0') {
+        "" => String::new(),
+        decimals => format!(".{decimals}"),
+    };
+    match (value.as_secs(), value.subsec_nanos()) {
+        (0, nanos) if nanos > 0 => format!("{}{}ms", nanos / 1_000_000, fraction(nanos % 1_000_000, 6)),
+        (seconds, 0) if seconds > 0 && seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        (seconds, nanos) => format!("{seconds}{}s", fraction(nanos, 9)),
+    }
+}
+
+/// A decimal number with its unit and nothing between, such as `250ms` or `1.5h`; at most nine digits on either side.
+fn parse_time(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] = [
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("d", 86_400_000_000_000),
+    ];
+    UNITS.iter().find_map(|(unit, nanos)| seconds(text.strip_suffix(unit)?, *nanos))
+}
+
+/// The plain decimal number `text` times a unit of `unit_nanos` nanoseconds, which must come out whole.
+fn seconds(text: &str, unit_nanos: u64) -> Option<Duration> {
+    const DIGITS_MAX: usize = 9;
+    let digits = |text: &str| text.len() <= DIGITS_MAX && text.chars().all(|c| c.is_ascii_digit());
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if whole.is_empty() || fraction.is_empty() || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let parts = format!("{whole}{fraction}").parse::<u128>().ok()? * u128::from(unit_nanos);
+    if parts % scale != 0 {
+        return None;
+    }
+    u64::try_from(parts / scale).ok().map(Duration::from_nanos)
+}
+
+/// One of a few words.
+pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+impl<T: Copy + PartialEq + Sync> Form<T> for Choice<T> {
+    fn expects(&self) -> String {
+        match self.0 {
+            [first @ .., last] => {
+                let first: Vec<_> = first.iter().map(|(word, _)| *word).collect();
+                format!("{} or {}", first.join(", "), last.0)
+            }
+            [] => String::new(),
+        }
+    }
+
+    fn read(&self, node: &Node) -> Result<T, Vec<Wrong>> {
+        let expects = self.expects();
+        at_node(
+            node,
+            text_of(node, &expects).and_then(|text| match self.0.iter().find(|(word, _)| *word == text) {
+                Some((_, value)) => Ok(*value),
+                None => Err(format!("expected {expects}, got {}", got(node))),
+            }),
+        )
+    }
+
+    fn show(&self, value: &T) -> String {
+        self.0.iter().find(|(_, listed)| listed == value).map(|(word, _)| (*word).into()).unwrap_or_default()
+    }
+}
+
+/// A list of texts of one form, none of them twice; in a variable they are separated by commas.
+pub(super) struct List<T: 'static> {
+    /// The form of one item.
+    pub(super) item: &'static dyn Form<T>,
+    /// The most items there may be.
+    pub(super) most: usize,
+}
+
+impl<T: PartialEq> Form<Vec<T>> for List<T> {
+    fn expects(&self) -> String {
+        format!("a list of at most {}, each {}, none of them twice", self.most, self.item.expects())
+    }
+
+    fn read(&self, node: &Node) -> Result<Vec<T>, Vec<Wrong>> {
+        let split: Vec<Node>;
+        let items = match &node.content {
+            Content::List(items) => items,
+            Content::Bare(text) => {
+                split = parts(text).map(|part| Node { at: node.at, content: Content::Bare(part.into()) }).collect();
+                &split
+            }
+            _ => return at_node(node, Err(format!("expected {}, got {}", self.expects(), got(node)))),
+        };
+        if items.len() > self.most {
+            return at_node(node, Err(format!("expected {}, got a list of {}", self.expects(), items.len())));
+        }
+        let mut values = Vec::new();
+        let mut wrongs = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            match self.item.read(item) {
+                Ok(value) if values.contains(&value) => {
+                    let problem = format!("expected each item once, got {} again", got(item));
+                    wrongs.push(Wrong { at: item.at, item: Some(n), problem });
+                }
+                Ok(value) => values.push(value),
+                Err(_) if item.content == Content::Refused => {}
+                Err(more) => wrongs.extend(more.into_iter().map(|wrong| Wrong { item: Some(n), ..wrong })),
+            }
+        }
+        if wrongs.is_empty() { Ok(values) } else { Err(wrongs) }
+    }
+
+    fn show(&self, values: &Vec<T>) -> String {
+        let items: Vec<_> = values.iter().map(|value| format!("\"{}\"", self.item.show(value))).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+/// The parts of a text with commas, without the spaces around them; an empty text has none.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(move |_| !text.trim().is_empty())
+}
+
+/// Whatever stands there: the form of a key that nobody uses.
+pub(super) struct Anything;
+
+impl Form<()> for Anything {
+    fn expects(&self) -> String {
+        "anything".into()
+    }
+
+    fn read(&self, _: &Node) -> Result<(), Vec<Wrong>> {
+        Ok(())
+    }
+
+    fn show(&self, (): &()) -> String {
+        "unused".into()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! The one table of keys: every setting there is, with its path, variable, form, default and meaning.
+//!
+//! Everything that knows a key knows it from here: reading file and environment, the hints for unknown names, the
+//! output of `netring check`, and the manual. To add a key, add it to the table and read it in `load`; tests hold that
+//! both and the samples in `config/` agree.
+
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::form::network::{Address, AdvertiseIp, AdvertiseSource, Endpoint, HostOrSocket, Network, Statuses, Url};
+use super::form::text::{FilePath, Identity, Level, LocationName, Name, SecretText};
+use super::form::{Anything, Choice, Form, List, Time, Whole};
+use super::{LogFormat, RegistryUrl, Secret, StatusRanges};
+use crate::wire::{InstanceId, Location};
+
+/// What there is to say about one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its path in the file, such as `member.checks.tcp_timeout`.
+    pub path: &'static str,
+    /// The environment variable that goes before the file.
+    pub environment: String,
+    /// What a value may be, to stand after "expected".
+    pub expects: String,
+    /// Its value where nobody sets one.
+    pub default: KeyDefault,
+    /// What it means, in one sentence.
+    pub doc: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+    /// Whether it is accepted for the sake of older files and does nothing.
+    pub unused: bool,
+}
+
+/// What a key is where nobody sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyDefault {
+    /// There is none: the key must be set.
+    Required,
+    /// Nothing, which `null` says too.
+    Unset,
+    /// This value, as a variable would hold it.
+    Value(&'static str),
+}
+
+/// Every key, in the order of the documentation.
+#[must_use]
+pub fn keys() -> Vec<Key> {
+    TABLE.iter().map(|setting| setting.key()).collect()
+}
+
+/// One key with the type of its value.
+pub(super) struct Setting<T: 'static> {
+    pub(super) path: &'static str,
+    pub(super) form: &'static dyn Form<T>,
+    pub(super) default: KeyDefault,
+    pub(super) secret: bool,
+    /// The variable, where it is not named by the rule.
+    variable: Option<&'static str>,
+    unused: bool,
+    doc: &'static str,
+}
+
+impl<T> Setting<T> {
+    const fn new(path: &'static str, form: &'static dyn Form<T>, default: KeyDefault, doc: &'static str) -> Self {
+        Self { path, form, default, doc, variable: None, secret: false, unused: false }
+    }
+
+    const fn variable(self, name: &'static str) -> Self {
+        Self { variable: Some(name), ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
+    /// The variable that goes before the file: `NETRING_` and the path, unless it has a name of its own.
+    pub(super) fn environment(&self) -> String {
+        match self.variable {
+            Some(name) => name.into(),
+            None => format!("NETRING_{}", self.path.replace('.', "_").to_ascii_uppercase()),
+        }
+    }
+}
+
+/// What can be said about a setting without its type.
+pub(super) trait Described: Sync {
+    /// What there is to say.
+    fn key(&self) -> Key;
+}
+
+impl<T> Described for Setting<T> {
+    fn key(&self) -> Key {
+        Key {
+            path: self.path,
+            environment: self.environment(),
+            expects: self.form.expects(),
+            default: self.default,
+            doc: self.doc,
+            secret: self.secret,
+            unused: self.unused,
+        }
+    }
+}
+
+const fn unused(path: &'static str) -> Setting<()> {
+    Setting {
+        unused: true,
+        ..Setting::new(
+            path,
+            &Anything,
+            KeyDefault::Unset,
+            "Accepted and unused: a member speaks to the registry alone.",
+        )
+    }
+}
+
+/// The order is that of the documentation and of `netring check`: registry, member, log.
+static TABLE: [&dyn Described; 36] = [
+    &REDIS_HOST,
+    &REDIS_PORT,
+    &REDIS_DB,
+    &REDIS_USERNAME,
+    &REDIS_PASSWORD,
+    &REDIS_PASSWORD_FILE,
+    &REDIS_TIMEOUT,
+    &REGISTRY_SERVER.host,
+    &REGISTRY_SERVER.port,
+    &REGISTRY_SERVER.max_connections,
+    &MEMBER_TTL,
+    &CLEANUP_INTERVAL,
+    &ALLOWED_NETWORKS,
+    &MAX_MEMBERS,
+    &LOCATION,
+    &INSTANCE_ID,
+    &REGISTRY_URL,
+    &REGISTRY_TIMEOUT,
+    &UNUSED_REDIS[0],
+    &UNUSED_REDIS[1],
+    &UNUSED_REDIS[2],
+    &UNUSED_REDIS[3],
+    &POLL_INTERVAL,
+    &CHECK_INTERVAL,
+    &HEARTBEAT_INTERVAL,
+    &MEMBER_SERVER.host,
+    &MEMBER_SERVER.port,
+    &MEMBER_SERVER.max_connections,
+    &ADVERTISE_IP,
+    &TCP_TIMEOUT,
+    &HTTP_TIMEOUT,
+    &HTTP_ENDPOINTS,
+    &HTTP_OK_STATUS,
+    &MAX_IN_FLIGHT,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+];
+
+const fn millis(from: u64, to: u64) -> Time {
+    Time { from: Duration::from_millis(from), to: Duration::from_millis(to) }
+}
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const INTERVAL: Time = millis(1000, DAY_MS);
+/// The upper end of a probe's time limit is the check interval, which the loader holds it to.
+const PROBE_LIMIT: Time = millis(100, DAY_MS);
+const PORT: Whole = Whole { from: 1, to: 65_535 };
+const CONNECTIONS: Whole = Whole { from: 1, to: 1_000_000 };
+
+pub(super) static REDIS_HOST: Setting<String> = Setting::new(
+    "registry.redis.host",
+    &HostOrSocket,
+    KeyDefault::Value("localhost"),
+    "The host of Redis, or the path of its unix socket.",
+);
+
+pub(super) static REDIS_PORT: Setting<NonZeroU16> = Setting::new(
+    "registry.redis.port",
+    &PORT,
+    KeyDefault::Value("6379"),
+    "The TCP port of Redis; a unix socket has none.",
+);
+
+pub(super) static REDIS_DB: Setting<u32> = Setting::new(
+    "registry.redis.db",
+    &Whole { from: 0, to: 65_535 },
+    KeyDefault::Value("0"),
+    "The number of the database.",
+);
+
+pub(super) static REDIS_USERNAME: Setting<String> = Setting::new(
+    "registry.redis.username",
+    &Name,
+    KeyDefault::Unset,
+    "The user of Redis's access control list; null for Redis's default user.",
+);
+
+pub(super) static REDIS_PASSWORD: Setting<Secret> = Setting::new(
+    "registry.redis.password",
+    &SecretText,
+    KeyDefault::Unset,
+    "The password; a file or the systemd credential redis-password keeps it out of this file.",
+)
+.secret();
+
+pub(super) static REDIS_PASSWORD_FILE: Setting<PathBuf> = Setting::new(
+    "registry.redis.password_file",
+    &FilePath,
+    KeyDefault::Unset,
+    "A file that holds the password and nothing else but a line break at its end.",
+);
+
+pub(super) static REDIS_TIMEOUT: Setting<Duration> = Setting::new(
+    "registry.redis.timeout",
+    &millis(50, 30_000),
+    KeyDefault::Value("1s"),
+    "How long one answer of Redis may take.",
+);
+
+/// The keys of a `server` section.
+pub(super) struct ServerKeys {
+    pub(super) host: Setting<IpAddr>,
+    pub(super) port: Setting<NonZeroU16>,
+    pub(super) max_connections: Setting<NonZeroUsize>,
+}
+
+const fn server(host: &'static str, port: &'static str, max_connections: &'static str) -> ServerKeys {
+    ServerKeys {
+        host: Setting::new(
+            host,
+            &Address,
+            KeyDefault::Value("0.0.0.0"),
+            "The address to listen on; \"::\" serves IPv4 and IPv6.",
+        ),
+        port: Setting::new(port, &PORT, KeyDefault::Value("8756"), "The port to listen on."),
+        max_connections: Setting::new(
+            max_connections,
+            &CONNECTIONS,
+            KeyDefault::Unset,
+            "How many connections may be open at once; null sizes it from the limit of file descriptors.",
+        ),
+    }
+}
+
+pub(super) static REGISTRY_SERVER: ServerKeys =
+    server("registry.server.host", "registry.server.port", "registry.server.max_connections");
+
+pub(super) static MEMBER_TTL: Setting<Duration> = Setting::new(
+    "registry.member_ttl",
+    &INTERVAL,
+    KeyDefault::Value("300s"),
+    "How long a member stays on the roster after its last heartbeat.",
+);
+
+pub(super) static CLEANUP_INTERVAL: Setting<Duration> = Setting::new(
+    "registry.cleanup_interval",
+    &INTERVAL,
+    KeyDefault::Value("60s"),
+    "How often what dead members left is tidied away; none is listed past its time whatever this says.",
+);
+
+pub(super) static ALLOWED_NETWORKS: Setting<Vec<IpNet>> = Setting::new(
+    "registry.allowed_networks",
+    &List { item: &Network, most: 256 },
+    KeyDefault::Value(""),
+    "The networks in which members may register an address; an empty list allows any.",
+);
+
+pub(super) static MAX_MEMBERS: Setting<NonZeroUsize> = Setting::new(
+    "registry.max_members",
+    &Whole { from: 1, to: 100_000 },
+    KeyDefault::Value("20000"),
+    "How many members the ring may have.",
+);
+
+pub(super) static LOCATION: Setting<Location> = Setting::new(
+    "member.location",
+    &LocationName,
+    KeyDefault::Required,
+    "The site this member stands for, as it appears in the labels of all metrics.",
+)
+.variable("MEMBER_LOCATION");
+
+pub(super) static INSTANCE_ID: Setting<InstanceId> = Setting::new(
+    "member.instance_id",
+    &Identity,
+    KeyDefault::Unset,
+    "The identity of this member; null makes one at the first start and keeps it in the state directory.",
+);
+
+pub(super) static REGISTRY_URL: Setting<RegistryUrl> =
+    Setting::new("member.registry.url", &Url, KeyDefault::Required, "The base address of the registry.")
+        .variable("REGISTRY_URL");
+
+pub(super) static REGISTRY_TIMEOUT: Setting<Duration> = Setting::new(
+    "member.registry.timeout",
+    &millis(100, 60_000),
+    KeyDefault::Value("5s"),
+    "How long one request to the registry may take.",
+);
+
+pub(super) static UNUSED_REDIS: [Setting<()>; 4] = [
+    unused("member.registry.redis_host"),
+    unused("member.registry.redis_port"),
+    unused("member.registry.redis_db"),
+    unused("member.registry.redis_password"),
+];
+
+pub(super) static POLL_INTERVAL: Setting<Duration> = Setting::new(
+    "member.intervals.poll_interval",
+    &INTERVAL,
+    KeyDefault::Value("30s"),
+    "How often the registry is asked for the roster.",
+);
+
+pub(super) static CHECK_INTERVAL: Setting<Duration> = Setting::new(
+    "member.intervals.check_interval",
+    &INTERVAL,
+    KeyDefault::Value("60s"),
+    "How often each target is probed.",
+);
+
+pub(super) static HEARTBEAT_INTERVAL: Setting<Duration> = Setting::new(
+    "member.intervals.heartbeat_interval",
+    &INTERVAL,
+    KeyDefault::Value("45s"),
+    "How often the lease is renewed; well below the registry's member_ttl.",
+);
+
+pub(super) static MEMBER_SERVER: ServerKeys =
+    server("member.server.host", "member.server.port", "member.server.max_connections");
+
+pub(super) static ADVERTISE_IP: Setting<AdvertiseSource> = Setting::new(
+    "member.server.advertise_ip",
+    &AdvertiseIp,
+    KeyDefault::Value("auto"),
+    "The address to register: auto is the one the kernel uses towards the registry, env:NAME the one in a variable.",
+);
+
+pub(super) static TCP_TIMEOUT: Setting<Duration> = Setting::new(
+    "member.checks.tcp_timeout",
+    &PROBE_LIMIT,
+    KeyDefault::Value("5s"),
+    "The time limit of one TCP probe, at most check_interval; a shorter check_interval shortens the default too.",
+);
+
+pub(super) static HTTP_TIMEOUT: Setting<Duration> = Setting::new(
+    "member.checks.http_timeout",
+    &PROBE_LIMIT,
+    KeyDefault::Value("10s"),
+    "The time limit of one HTTP probe with its redirects; for the rest as tcp_timeout.",
+);
+
+pub(super) static HTTP_ENDPOINTS: Setting<Vec<String>> = Setting::new(
+    "member.checks.http_endpoints",
+    &List { item: &Endpoint, most: 32 },
+    KeyDefault::Value("/health,/metrics"),
+    "The paths to get from each peer; an empty list makes no HTTP probes.",
+);
+
+pub(super) static HTTP_OK_STATUS: Setting<StatusRanges> = Setting::new(
+    "member.checks.http_ok_status",
+    &Statuses,
+    KeyDefault::Value("100-499"),
+    "The HTTP statuses that count as connected.",
+);
+
+pub(super) static MAX_IN_FLIGHT: Setting<NonZeroUsize> = Setting::new(
+    "member.checks.max_in_flight",
+    &CONNECTIONS,
+    KeyDefault::Unset,
+    "How many probes may be in flight at once; null sizes it from the limit of file descriptors.",
+);
+
+pub(super) static LOG_LEVEL: Setting<String> =
+    Setting::new("log.level", &Level, KeyDefault::Value("info"), "Which events are logged.").variable("LOG_LEVEL");
+
+pub(super) static LOG_FORMAT: Setting<LogFormat> = Setting::new(
+    "log.format",
+    &Choice(&[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]),
+    KeyDefault::Value("auto"),
+    "The form of log lines: auto is the journal's own where stderr is the journal, text elsewhere.",
+)
+.variable("LOG_FORMAT");

@@ -1,0 +1,365 @@
+//! Finding the value of a key: environment over file over default, with every fault on the way kept.
+//!
+//! A [`Reader`] is asked key by key. It answers with a value or with [`Faulty`], after having noted why, so that the
+//! caller goes on and one run finds all faults. A value in the file is checked also where a variable goes before it. It
+//! keeps for each key what is in force and where that came from.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::fault::{Fault, Position, shown_key};
+use super::file::ConfigFile;
+use super::form::{Wrong, got};
+use super::keys::{Key, KeyDefault, Setting, keys};
+use super::nearest::{alike, nearest};
+use super::yaml::{Content, Entry, Node};
+use super::{Effective, Environment, Role, environment};
+
+/// How many faults are enough: a file with more of them is no configuration, and need not be searched to its end.
+const FAULTS_MAX: usize = 1000;
+
+/// Where a value in force came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// This place of this file.
+    File(PathBuf, Position),
+    /// This variable.
+    Environment(String),
+    /// The file that `password_file` names.
+    PasswordFile(PathBuf),
+    /// The systemd credential of this name.
+    Credential(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, position) => write!(f, "{}:{}", path.display(), position.line),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::PasswordFile(path) => write!(f, "{}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
+}
+
+/// A value could not be had; the reader has noted why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Faulty;
+
+/// A value and where it came from.
+pub(super) struct Found<T> {
+    pub(super) value: T,
+    pub(super) source: Source,
+}
+
+/// What the file holds under a path.
+enum Entered<'f> {
+    /// Nothing; the place is that of the nearest thing above, or of the null that says so.
+    Nothing(Option<Position>),
+    /// Something that has been found faulty already.
+    Refused,
+    /// This.
+    Value(&'f Node),
+}
+
+/// One reading of file and environment for one role.
+pub(super) struct Reader<'a> {
+    file: Option<&'a ConfigFile>,
+    role: Role,
+    pub(super) environment: &'a Environment,
+    keys: Vec<Key>,
+    faults: Vec<Fault>,
+    effective: Vec<Effective>,
+    /// Keys and sections whose absence needs no words, because an unknown name was taken for them.
+    explained: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins: every name in the file and the environment is compared with the known ones.
+    pub(super) fn new(role: Role, file: Option<&'a ConfigFile>, environment: &'a Environment) -> Self {
+        let keys = keys().into_iter().filter(|key| !key.path.starts_with(role.other().section())).collect();
+        let faults = environment::unknown(environment);
+        let mut reader = Self { file, role, environment, keys, faults, effective: Vec::new(), explained: Vec::new() };
+        if let Some(file) = file {
+            reader.faults.extend(file.faults.iter().cloned());
+            reader.inspect(&file.path, "", &file.root);
+            reader.expect_own_section(file);
+        }
+        reader
+    }
+
+    /// Ends: the values in force in the order of the table, and the faults.
+    pub(super) fn finish(mut self) -> (Vec<Effective>, Vec<Fault>) {
+        let order = |path| self.keys.iter().position(|key| key.path == path);
+        self.effective.sort_by_key(|effective| order(effective.key));
+        (self.effective, self.faults)
+    }
+
+    /// The value of a key that has a default, or must be set.
+    pub(super) fn value<T>(&mut self, setting: &Setting<T>) -> Result<T, Faulty> {
+        self.found(setting).map(|found| found.value)
+    }
+
+    /// Like [`Self::value`], with where it came from.
+    pub(super) fn found<T>(&mut self, setting: &Setting<T>) -> Result<Found<T>, Faulty> {
+        self.found_or(setting, |default| default)
+    }
+
+    /// Like [`Self::found`], where the default depends on another key.
+    pub(super) fn found_or<T>(
+        &mut self,
+        setting: &Setting<T>,
+        adjust: impl FnOnce(T) -> T,
+    ) -> Result<Found<T>, Faulty> {
+        let found = match self.look(setting)? {
+            Some(found) => found,
+            None => match default_of(setting) {
+                Some(value) => Found { value: adjust(value), source: Source::Default },
+                None => return self.missing(setting),
+            },
+        };
+        self.note(setting, Some(&found));
+        Ok(found)
+    }
+
+    /// The value of a key that may stay unset.
+    pub(super) fn optional<T>(&mut self, setting: &Setting<T>) -> Result<Option<T>, Faulty> {
+        let found = self.look(setting)?;
+        self.note(setting, found.as_ref());
+        Ok(found.map(|found| found.value))
+    }
+
+    /// What file or environment say of a key, without its default and without taking note.
+    pub(super) fn look<T>(&mut self, setting: &Setting<T>) -> Result<Option<Found<T>>, Faulty> {
+        let variable = setting.environment();
+        let from_file = self.look_in_file(setting);
+        let from_environment = match environment::value(self.environment, &variable) {
+            None => Ok(None),
+            Some(text) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                self.faults.push(Fault::variable(variable, "expected text in UTF-8, got other bytes"));
+                Err(Faulty)
+            }
+            Some(text) => match setting.form.read(&bare(text)) {
+                Ok(value) => Ok(Some(Found { value, source: Source::Environment(variable) })),
+                Err(wrongs) => {
+                    self.faults.extend(wrongs.into_iter().map(|wrong| Fault::variable(&variable, wrong.problem)));
+                    Err(Faulty)
+                }
+            },
+        };
+        Ok(from_environment?.or(from_file?))
+    }
+
+    fn look_in_file<T>(&mut self, setting: &Setting<T>) -> Result<Option<Found<T>>, Faulty> {
+        let (Some(file), Entered::Value(node)) = (self.file, self.entered(setting.path)) else {
+            return if matches!(self.entered(setting.path), Entered::Refused) { Err(Faulty) } else { Ok(None) };
+        };
+        match setting.form.read(node) {
+            Ok(value) => Ok(Some(Found { value, source: Source::File(file.path.clone(), node.at) })),
+            Err(wrongs) => {
+                self.faults.extend(wrongs.into_iter().map(|Wrong { at, item, problem }| {
+                    let item = item.map(|n| format!("[{n}]")).unwrap_or_default();
+                    Fault::at(&file.path, at, format!("{}{item}", setting.path), problem)
+                }));
+                Err(Faulty)
+            }
+        }
+    }
+
+    /// Whether the file has this key, be it null.
+    pub(super) fn mentions(&self, path: &str) -> bool {
+        let Some((parent, leaf)) = path.rsplit_once('.') else { return false };
+        match self.entered(parent) {
+            Entered::Value(Node { content: Content::Section(entries), .. }) => entries.iter().any(|e| e.key == leaf),
+            _ => false,
+        }
+    }
+
+    /// Whether an optional section is wanted: by the file, where `{}` is enough, or by a variable of one of its keys.
+    pub(super) fn wants_section(&self, path: &str) -> bool {
+        let under = |key: &&Key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        !matches!(self.entered(path), Entered::Nothing(_))
+            || self.keys.iter().filter(under).any(|k| environment::value(self.environment, &k.environment).is_some())
+    }
+
+    /// Notes a fault of a value that is right by itself, where it came from.
+    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, source: &Source, problem: String) {
+        self.faults.push(match source {
+            Source::File(path, position) => Fault::at(path, *position, setting.path, problem),
+            Source::Environment(_) | Source::Default => Fault::variable(setting.environment(), problem),
+            Source::PasswordFile(path) => Fault::file(path, problem),
+            Source::Credential(_) => Fault::variable("CREDENTIALS_DIRECTORY", problem),
+        });
+    }
+
+    /// Notes what is in force for a key.
+    pub(super) fn note<T>(&mut self, setting: &Setting<T>, found: Option<&Found<T>>) {
+        let (value, source) = match found {
+            Some(found) => (setting.form.show(&found.value), found.source.clone()),
+            None => ("null".into(), Source::Default),
+        };
+        self.effective.push(Effective { key: setting.path, value, source });
+    }
+
+    /// Notes that an optional section is not there, in place of its keys.
+    pub(super) fn note_absent(&mut self, section: &'static str) {
+        self.effective.push(Effective { key: section, value: "null".into(), source: Source::Default });
+    }
+
+    fn missing<T>(&mut self, setting: &Setting<T>) -> Result<Found<T>, Faulty> {
+        let explained = |path: &String| {
+            setting.path.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if self.explained.iter().any(explained) {
+            return Err(Faulty);
+        }
+        let expects = setting.form.expects();
+        let variable = setting.environment();
+        self.faults.push(match (self.file, self.entered(setting.path)) {
+            (Some(file), Entered::Nothing(Some(at))) => {
+                let problem = format!("expected {expects}, got nothing; set it here or by the variable {variable}");
+                Fault::at(&file.path, at, setting.path, problem)
+            }
+            _ => {
+                let (path, file) = (setting.path, self.role.default_file());
+                Fault::variable(
+                    variable,
+                    format!("expected {expects}, got nothing; set it, or {path} in {}", file.display()),
+                )
+            }
+        });
+        Err(Faulty)
+    }
+
+    fn entered(&self, path: &str) -> Entered<'a> {
+        let mut entries = self.file.map(|file| file.root.as_slice()).unwrap_or_default();
+        let mut above = None;
+        let mut segments = path.split('.').peekable();
+        while let Some(segment) = segments.next() {
+            let Some(entry) = entries.iter().find(|entry| entry.key == segment) else { break };
+            let last = segments.peek().is_none();
+            match &entry.value.content {
+                Content::Refused => return Entered::Refused,
+                Content::Null => return Entered::Nothing(Some(if last { entry.value.at } else { entry.at })),
+                _ if last => return Entered::Value(&entry.value),
+                Content::Section(children) => (entries, above) = (children, Some(entry.at)),
+                _ => return Entered::Refused,
+            }
+        }
+        Entered::Nothing(above)
+    }
+
+    /// Compares every name below `parent` with the known ones.
+    fn inspect(&mut self, file: &Path, parent: &str, entries: &[Entry]) {
+        for entry in entries {
+            if self.faults.len() >= FAULTS_MAX {
+                return;
+            }
+            let path = if parent.is_empty() { entry.key.clone() } else { format!("{parent}.{}", entry.key) };
+            let nested_in_name = entry.key.contains('.');
+            if !nested_in_name && (path == self.role.other().section() || self.is_key(&path)) {
+                continue;
+            }
+            let children = self.names_below(&path);
+            if nested_in_name || children.is_empty() {
+                self.unknown(file, parent, entry);
+                continue;
+            }
+            match &entry.value.content {
+                Content::Section(below) => self.inspect(file, &path, below),
+                Content::Null | Content::Refused => {}
+                _ => {
+                    let (names, got) = (children.join(", "), got(&entry.value));
+                    let problem = format!("expected a section with the keys {names}, got {got}");
+                    self.faults.push(Fault::at(file, entry.value.at, path, problem));
+                }
+            }
+        }
+    }
+
+    fn unknown(&mut self, file: &Path, parent: &str, entry: &Entry) {
+        let names = self.names_below(parent);
+        let below = |name: &str| if parent.is_empty() { name.to_string() } else { format!("{parent}.{name}") };
+        let path = below(&shown_key(&entry.key));
+        let meant = below(&entry.key);
+        let advice = if entry.key.contains('.') && (self.is_key(&meant) || !self.names_below(&meant).is_empty()) {
+            self.explained.push(meant);
+            "; sections are written as lines with deeper ones below them, not with dots".into()
+        } else if let Some(name) = nearest(&entry.key, names.iter().copied()) {
+            self.explained.push(below(name));
+            format!("; did you mean {name}?")
+        } else {
+            let elsewhere: Vec<_> = self
+                .keys
+                .iter()
+                .map(|key| key.path)
+                .filter(|path| path.rsplit('.').next().is_some_and(|leaf| alike(leaf, &entry.key)))
+                .collect();
+            self.explained.extend(elsewhere.iter().map(|path| (*path).to_string()));
+            if elsewhere.is_empty() { String::new() } else { format!("; did you mean {}?", elsewhere.join(" or ")) }
+        };
+        let problem = format!("expected one of {}, got an unknown key{advice}", names.join(", "));
+        self.faults.push(Fault::at(file, entry.at, path, problem));
+    }
+
+    /// The known names right below a section; below nothing, the roots that one file may hold.
+    fn names_below(&self, parent: &str) -> Vec<&'static str> {
+        if parent.is_empty() {
+            return vec!["registry", "member", "log"];
+        }
+        let mut names: Vec<&'static str> = Vec::new();
+        for key in &self.keys {
+            let below = key.path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('.'));
+            if let Some(name) = below.and_then(|rest| rest.split('.').next()).filter(|name| !names.contains(name)) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    fn is_key(&self, path: &str) -> bool {
+        self.keys.iter().any(|key| key.path == path)
+    }
+
+    /// A file holds the section of its role: one that lost it must not pass as "all defaults".
+    fn expect_own_section(&mut self, file: &ConfigFile) {
+        let own = self.role.section();
+        if file.root.iter().any(|entry| entry.key == own) {
+            return;
+        }
+        let explained = self.explained.iter().any(|path| path == own || path.starts_with(&format!("{own}.")));
+        if !explained && file.faults.is_empty() {
+            let other = self.role.other().section();
+            self.faults.push(match file.root.iter().find(|entry| entry.key == other) {
+                Some(entry) => Fault::at(
+                    &file.path,
+                    entry.at,
+                    own,
+                    format!("expected a section of this name, got only {other}; this looks like the file of a {other}"),
+                ),
+                None if file.root.is_empty() => {
+                    Fault::file(&file.path, format!("expected the section {own}, got an empty file"))
+                }
+                None => Fault::file(&file.path, format!("expected the section {own}, got none of this name")),
+            });
+        }
+        self.explained.push(own.into());
+    }
+}
+
+/// The default of a key that has one.
+fn default_of<T>(setting: &Setting<T>) -> Option<T> {
+    match setting.default {
+        KeyDefault::Value(text) => {
+            Some(setting.form.read(&bare(text)).expect("each default of the table fits its form"))
+        }
+        KeyDefault::Required | KeyDefault::Unset => None,
+    }
+}
+
+fn bare(text: &str) -> Node {
+    Node { at: Position::default(), content: Content::Bare(text.into()) }
+}
