@@ -2,6 +2,7 @@
 //! cannot.
 
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod host;
 pub mod probe;

@@ -1,0 +1,4 @@
+//! The subcommands, one file each: what the operator typed becomes calls into the rooms below, and their answer an exit
+//! code.
+
+pub mod check;
