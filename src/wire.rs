@@ -312,7 +312,7 @@ impl MembersReply {
 }
 
 impl Member {
-    fn from_fields(fields: &Map<String, Value>) -> Result<Self, FieldError> {
+    pub(crate) fn from_fields(fields: &Map<String, Value>) -> Result<Self, FieldError> {
         let seconds = |name: &'static str| match fields.get(name).map(number) {
             Some(Some(n)) if n >= 0.0 => n as u64,
             _ => 0,
