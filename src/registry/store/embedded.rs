@@ -1,0 +1,180 @@
+//! The embedded store: the roster in this process's memory, and in a [`journal`] where there is a state directory.
+//!
+//! The roster decides everything at once, under a lock that no wait is held across; a registration is acknowledged when
+//! the journal has it on disk. Heartbeats are not journalled: members that a restart brings back get one whole lease to
+//! be heard in. Leaving is journalled and not waited for: lost in a crash, it costs one lease.
+//!
+//! A journal that cannot be written turns registrations away, and only them; it is tried again every second.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::journal::{FileMedium, Journal, JournalError, Medium, Record};
+use super::{Answer, Followed, Limits, Mark, Store, StoreError};
+use crate::clock;
+use crate::registry::roster::{Admission, Candidate, RingTime, Roster};
+use crate::wire::{InstanceId, Member};
+
+pub mod journal;
+
+/// The roster in memory, with or without a journal.
+pub struct EmbeddedStore {
+    state: Arc<Mutex<State>>,
+    journal: Option<Journal>,
+}
+
+struct State {
+    roster: Roster,
+    ring_time: RingTime,
+    expired: Vec<InstanceId>,
+}
+
+impl EmbeddedStore {
+    /// A store that forgets everything when the process ends.
+    #[must_use]
+    pub fn in_memory(limits: Limits) -> Self {
+        Self { state: State::new(Roster::new(limits.member_ttl, limits.max_members)), journal: None }
+    }
+
+    /// The store kept in `registry.journal` in the directory `directory`, as it was left.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`] where the directory or the journal in it cannot be used at all. A disk that is only full is not
+    /// among them: the store comes up and turns registrations away until there is room.
+    pub fn open(directory: &Path, limits: Limits) -> Result<Self, JournalError> {
+        Self::on(Box::new(FileMedium::open(directory)?), limits)
+    }
+
+    fn on(mut medium: Box<dyn Medium>, limits: Limits) -> Result<Self, JournalError> {
+        let left = journal::recover(medium.as_mut())?;
+        let Limits { member_ttl, max_members, .. } = limits;
+        let roster = Roster::restored(member_ttl, max_members, left.revision, left.members, clock::monotonic());
+        let state = State::new(roster);
+        let shared = Arc::clone(&state);
+        let journal = Journal::start(medium, move || lock(&shared).snapshot())?;
+        Ok(Self { state, journal: Some(journal) })
+    }
+
+    fn admit(&self, candidate: Candidate) -> Result<(Admission, Option<journal::Kept>), StoreError> {
+        let mut state = lock(&self.state);
+        if let Some(reason) = self.fault() {
+            return Err(StoreError::Unwritable(reason));
+        }
+        let now = state.now(self.journal.as_ref());
+        let id = candidate.instance_id.clone();
+        let admission =
+            state.roster.register(candidate, now, clock::wall()).map_err(|full| StoreError::Full(full.max_members))?;
+        let Some(journal) = &self.journal else { return Ok((admission, None)) };
+        if admission != Admission::Renewed {
+            let member = state.roster.member(&id).expect("the member registered a line above").clone();
+            journal.add(Record::Joined { revision: state.roster.revision(), member });
+        }
+        // Also where nothing new was written: the record of an earlier, unanswered registration may be on its way.
+        Ok((admission, Some(journal.kept())))
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.journal.as_ref().and_then(Journal::fault)
+    }
+}
+
+impl State {
+    fn new(roster: Roster) -> Arc<Mutex<Self>> {
+        let ring_time = RingTime::new(clock::monotonic());
+        Arc::new(Mutex::new(Self { roster, ring_time, expired: Vec::new() }))
+    }
+
+    /// The ring's time; whose lease is over at it is gone, here and in the journal.
+    fn now(&mut self, journal: Option<&Journal>) -> std::time::Instant {
+        let now = self.ring_time.at(clock::monotonic());
+        while let Some(member) = self.roster.expire(now) {
+            if let Some(journal) = journal {
+                journal.add(Record::Left { revision: self.roster.revision(), id: member.instance_id.clone() });
+            }
+            self.expired.push(member.instance_id);
+        }
+        now
+    }
+
+    fn snapshot(&mut self) -> journal::Snapshot {
+        let now = self.ring_time.at(clock::monotonic());
+        journal::Snapshot { revision: self.roster.revision(), members: self.roster.members(now).cloned().collect() }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store for EmbeddedStore {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn register(&self, candidate: Candidate) -> Answer<'_, Admission> {
+        Box::pin(async move {
+            let (admission, kept) = self.admit(candidate)?;
+            if let Some(kept) = kept {
+                kept.await.map_err(StoreError::Unwritable)?;
+            }
+            Ok(admission)
+        })
+    }
+
+    fn heartbeat<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let mut state = lock(&self.state);
+            let now = state.now(self.journal.as_ref());
+            Ok(state.roster.renew(id, now, clock::wall()))
+        })
+    }
+
+    fn deregister<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let mut state = lock(&self.state);
+            let now = state.now(self.journal.as_ref());
+            let left = state.roster.leave(id, now);
+            if left && let Some(journal) = &self.journal {
+                journal.add(Record::Left { revision: state.roster.revision(), id: id.clone() });
+            }
+            Ok(left)
+        })
+    }
+
+    fn follow<'a>(&'a self, known: Option<&'a Mark>) -> Answer<'a, Followed> {
+        Box::pin(async move {
+            let mut state = lock(&self.state);
+            let now = state.now(self.journal.as_ref());
+            let mark = Mark { revision: state.roster.revision(), origin: "".into() };
+            Ok(Followed {
+                roster: (known != Some(&mark)).then(|| state.roster.members(now).cloned().collect()),
+                mark,
+                next_expiry: state.roster.next_expiry().map(|ends| ends.saturating_duration_since(now)),
+                expired: std::mem::take(&mut state.expired),
+                unusable: 0,
+                impaired: self.fault(),
+            })
+        })
+    }
+
+    fn last_seen<'a>(&'a self, members: &'a [Member]) -> Answer<'a, Vec<Option<u64>>> {
+        Box::pin(async move {
+            let state = lock(&self.state);
+            Ok(members.iter().map(|m| state.roster.member(&m.instance_id).map(|now| now.last_seen)).collect())
+        })
+    }
+
+    fn set_limits(&self, limits: Limits) {
+        lock(&self.state).roster.set_limits(limits.member_ttl, limits.max_members);
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match &self.journal {
+                Some(journal) => journal.close().await.map_err(StoreError::Unwritable),
+                None => Ok(()),
+            }
+        })
+    }
+}

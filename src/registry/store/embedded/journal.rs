@@ -1,0 +1,495 @@
+//! The embedded store's memory on disk: `registry.journal`, lines that say who joined and who left.
+//!
+//! A line is a CRC-32 in hexadecimal, a space, and a JSON object: `{"revision":7,"members":[{...}]}` for a member that joined
+//! or moved, `{"revision":8,"left":["..."]}` for one that went. The state is what the lines say one after the other.
+//!
+//! **Writing.** One thread writes. It takes all records that wait, appends them in one write, makes them durable with one
+//! fdatasync(2), and then tells everyone who waits for one of them: however many register at once share that sync. When the
+//! file has grown past twice the ring plus a thousand lines, it is written anew as a snapshot: temporary file, fsync,
+//! rename, fsync of the directory. After any failed write the state of the file is unknown (the kernel may have dropped
+//! what it could not write), so nothing is appended any more until a whole new snapshot has been written; that is tried
+//! every second, and until then nothing is acknowledged.
+//!
+//! **Reading.** A crash can leave an unfinished last line: it is cut off, nobody was told it was kept. A damaged line
+//! elsewhere (a bad disk, an editor) is left out and the others count, before and after it: each stands for itself. A lost
+//! "joined" costs that member one 404, a lost "left" one lease. The damaged file is kept beside as
+//! `registry.journal.damaged`.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::wire::{InstanceId, Member, MembersReply};
+
+#[cfg(test)]
+mod tests;
+
+const FILE: &str = "registry.journal";
+const UNFINISHED: &str = "registry.journal.new";
+const DAMAGED: &str = "registry.journal.damaged";
+
+/// How long after a failed write the next is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How many lines beyond twice the ring the file may hold.
+const SLACK: usize = 1000;
+
+/// Why there is no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The directory cannot be made, opened or locked.
+    #[error("cannot use the state directory {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another registry works in it.
+    #[error("the state directory {path} is in use by another registry; give each its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The journal is there and cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No thread for the writer.
+    #[error("cannot start the journal's thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Where the journal's bytes go. [`FileMedium`] is the one there is; tests put one in that fails on demand.
+pub trait Medium: Send {
+    /// All bytes; none where there is no journal yet.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Read`].
+    fn load(&mut self) -> Result<Vec<u8>, JournalError>;
+
+    /// Keeps a copy of a journal with damaged lines.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; the journal itself is untouched.
+    fn set_aside(&mut self) -> io::Result<()>;
+
+    /// Adds `bytes` at the end. They are durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; any part of `bytes` may have been written.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Puts `bytes` in the place of all there is, in one step. They are durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; either the old bytes stand there whole or the new ones.
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// The journal in a directory.
+#[derive(Debug)]
+pub struct FileMedium {
+    path: PathBuf,
+    /// Open as long as we live: it carries the lock, and a rename is durable when it has been synced.
+    directory: File,
+    file: Option<File>,
+}
+
+impl FileMedium {
+    /// Takes the directory for itself, making it where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Directory`], [`JournalError::InUse`].
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let path = path.to_path_buf();
+        let directory = match std::fs::create_dir_all(&path).and_then(|()| File::open(&path)) {
+            Ok(directory) => directory,
+            Err(source) => return Err(JournalError::Directory { path, source }),
+        };
+        match directory.try_lock() {
+            Ok(()) => Ok(Self { path, directory, file: None }),
+            Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path }),
+            Err(TryLockError::Error(source)) => Err(JournalError::Directory { path, source }),
+        }
+    }
+}
+
+impl Medium for FileMedium {
+    fn load(&mut self) -> Result<Vec<u8>, JournalError> {
+        let path = self.path.join(FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(JournalError::Read { path, source }),
+        }
+    }
+
+    fn set_aside(&mut self) -> io::Result<()> {
+        std::fs::copy(self.path.join(FILE), self.path.join(DAMAGED)).map(drop)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or_else(|| io::Error::other("no snapshot has been written yet"))?;
+        file.write_all(bytes)?;
+        file.sync_data()
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file = None;
+        let unfinished = self.path.join(UNFINISHED);
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, self.path.join(FILE))?;
+        self.directory.sync_all()?;
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+/// One change of the roster.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A member joined, or moved.
+    Joined {
+        /// The revision this made.
+        revision: u64,
+        /// The member from then on.
+        member: Member,
+    },
+    /// A member went.
+    Left {
+        /// The revision this made.
+        revision: u64,
+        /// Who.
+        id: InstanceId,
+    },
+}
+
+impl Record {
+    fn revision(&self) -> u64 {
+        match self {
+            Self::Joined { revision, .. } | Self::Left { revision, .. } => *revision,
+        }
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
+        match self {
+            Self::Joined { revision, member } => {
+                write_line(text, &JoinedLine { revision: *revision, members: std::slice::from_ref(member) });
+            }
+            Self::Left { revision, id } => write_line(text, &LeftLine { revision: *revision, left: [id] }),
+        }
+    }
+}
+
+/// The whole roster at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision.
+    pub revision: u64,
+    /// The members.
+    pub members: Vec<Member>,
+}
+
+impl Snapshot {
+    fn text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(200 * (self.members.len() + 1));
+        write_line(&mut text, &JoinedLine { revision: self.revision, members: &[] });
+        for member in &self.members {
+            write_line(&mut text, &JoinedLine { revision: self.revision, members: std::slice::from_ref(member) });
+        }
+        text
+    }
+}
+
+#[derive(Serialize)]
+struct JoinedLine<'a> {
+    revision: u64,
+    members: &'a [Member],
+}
+
+#[derive(Serialize)]
+struct LeftLine<'a> {
+    revision: u64,
+    left: [&'a InstanceId; 1],
+}
+
+fn write_line(text: &mut Vec<u8>, line: &impl Serialize) {
+    let json = serde_json::to_vec(line).expect("a line has text keys and plain values only");
+    let _ = write!(text, "{:08x} ", checksum(&json));
+    text.extend_from_slice(&json);
+    text.push(b'\n');
+}
+
+fn checksum(json: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(json);
+    crc.sum()
+}
+
+/// Reads what `medium` holds, says in the log what was wrong with it, and sets a damaged journal aside.
+///
+/// # Errors
+///
+/// [`JournalError::Read`].
+pub fn recover(medium: &mut dyn Medium) -> Result<Snapshot, JournalError> {
+    let found = Found::read(&medium.load()?);
+    if found.torn > 0 {
+        tracing::warn!(bytes = found.torn, "cut off the unfinished last line of the registry's journal");
+    }
+    if let Some(first) = found.damaged.first() {
+        let kept = match medium.set_aside() {
+            Ok(()) => format!("the file is kept as {DAMAGED}"),
+            Err(e) => format!("the file could not be kept as {DAMAGED}: {e}"),
+        };
+        tracing::warn!(lines = found.damaged.len(), first, "left out damaged lines of the registry's journal; {kept}");
+    }
+    Ok(found.state)
+}
+
+/// What stands in a journal.
+#[derive(Debug, Default)]
+struct Found {
+    state: Snapshot,
+    /// Bytes of an unfinished last line.
+    torn: usize,
+    /// Numbers of the lines that are damaged, from 1.
+    damaged: Vec<usize>,
+}
+
+impl Found {
+    fn read(bytes: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut members = HashMap::new();
+        for (index, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
+            let Some(line) = line.strip_suffix(b"\n") else {
+                found.torn = line.len();
+                break;
+            };
+            match parse(line) {
+                Some(Line { revision, joined, left }) => {
+                    found.state.revision = found.state.revision.max(revision);
+                    members.extend(joined.into_iter().map(|m| (m.instance_id.clone(), m)));
+                    for id in left {
+                        members.remove(&id);
+                    }
+                }
+                None => found.damaged.push(index + 1),
+            }
+        }
+        found.state.members = members.into_values().collect();
+        found
+    }
+}
+
+struct Line {
+    revision: u64,
+    joined: Vec<Member>,
+    left: Vec<InstanceId>,
+}
+
+fn parse(line: &[u8]) -> Option<Line> {
+    let (sum, json) = line.split_at_checked(9)?;
+    let sum = std::str::from_utf8(sum).ok()?.strip_suffix(' ')?;
+    if u32::from_str_radix(sum, 16).ok()? != checksum(json) {
+        return None;
+    }
+    let fields: Value = serde_json::from_slice(json).ok()?;
+    let revision = fields.get("revision")?.as_u64()?;
+    if let Some(left) = fields.get("left") {
+        let left = left.as_array()?.iter().map(|id| id.as_str()?.parse().ok()).collect::<Option<_>>()?;
+        return Some(Line { revision, joined: Vec::new(), left });
+    }
+    let reply = MembersReply::from_json(json).ok().filter(|reply| reply.unusable == 0)?;
+    Some(Line { revision, joined: reply.members, left: Vec::new() })
+}
+
+/// Resolves when everything added before is durable, or says why it is not.
+pub type Kept = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// The journal's writer.
+#[derive(Debug)]
+pub struct Journal {
+    orders: Sender<Order>,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Add(Record),
+    Tell(oneshot::Sender<Result<(), String>>),
+    Close(oneshot::Sender<Result<(), String>>),
+}
+
+impl Journal {
+    /// Starts the writer, which begins with a snapshot; `snapshot` gives the roster with everything that was added.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Thread`].
+    pub fn start(
+        medium: Box<dyn Medium>,
+        snapshot: impl FnMut() -> Snapshot + Send + 'static,
+    ) -> Result<Self, JournalError> {
+        let (orders, inbox) = mpsc::channel();
+        let fault = Arc::new(Mutex::new(None));
+        let mut writer = Writer {
+            medium,
+            snapshot: Box::new(snapshot),
+            fault: Arc::clone(&fault),
+            retry_at: None,
+            written: 0,
+            lines: 0,
+            lines_max: 0,
+        };
+        // Before anyone can register, so that the first one already knows whether the disk takes anything.
+        writer.rewrite();
+        std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(&inbox))
+            .map_err(JournalError::Thread)?;
+        Ok(Self { orders, fault })
+    }
+
+    /// Adds a record. To be called in the order in which the changes were made.
+    pub fn add(&self, record: Record) {
+        self.send(Order::Add(record));
+    }
+
+    /// Waits until everything added so far is durable.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let (tell, told) = oneshot::channel();
+        self.send(Order::Tell(tell));
+        Self::told(told)
+    }
+
+    /// Writes a last snapshot and ends the writer.
+    #[must_use]
+    pub fn close(&self) -> Kept {
+        let (tell, told) = oneshot::channel();
+        self.send(Order::Close(tell));
+        Self::told(told)
+    }
+
+    /// Why nothing can be kept at the moment.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn told(told: oneshot::Receiver<Result<(), String>>) -> Kept {
+        Box::pin(async move { told.await.unwrap_or_else(|_| Err("the registry is stopping".into())) })
+    }
+
+    /// A writer that has ended drops the order, and whoever waits for it is told so by the broken channel.
+    fn send(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+}
+
+struct Writer {
+    medium: Box<dyn Medium>,
+    snapshot: Box<dyn FnMut() -> Snapshot + Send>,
+    fault: Arc<Mutex<Option<String>>>,
+    /// Set while the file cannot be trusted: when to try a new snapshot.
+    retry_at: Option<Instant>,
+    /// The revision that the last snapshot holds; records up to it are in the file already.
+    written: u64,
+    lines: usize,
+    lines_max: usize,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        loop {
+            let first = match self.retry_at {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => inbox.recv_timeout(at.saturating_duration_since(clock::monotonic())),
+            };
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            let (mut text, mut waiting, mut closing) = (Vec::new(), Vec::new(), None);
+            for order in first.into_iter().chain(inbox.try_iter()) {
+                match order {
+                    Order::Add(record) if record.revision() > self.written => {
+                        record.write(&mut text);
+                        self.lines += 1;
+                    }
+                    Order::Add(_) => {}
+                    Order::Tell(tell) => waiting.push(tell),
+                    Order::Close(tell) => closing = Some(tell),
+                }
+            }
+            self.keep(&text);
+            let outcome = self.outcome();
+            for tell in waiting {
+                // Whoever asked may have gone meanwhile.
+                let _ = tell.send(outcome.clone());
+            }
+            if let Some(tell) = closing {
+                self.rewrite();
+                let _ = tell.send(self.outcome());
+                return;
+            }
+        }
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        match self.retry_at {
+            Some(at) if clock::monotonic() < at => return,
+            Some(_) => return self.rewrite(),
+            None if text.is_empty() => return,
+            None => {}
+        }
+        if let Err(e) = self.medium.append(text) {
+            self.fail(&e);
+        } else if self.lines > self.lines_max {
+            self.rewrite();
+        }
+    }
+
+    fn rewrite(&mut self) {
+        let snapshot = (self.snapshot)();
+        match self.medium.replace(&snapshot.text()) {
+            Ok(()) => {
+                self.written = snapshot.revision;
+                self.lines = snapshot.members.len() + 1;
+                self.lines_max = 2 * snapshot.members.len() + SLACK;
+                self.retry_at = None;
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    fn fail(&mut self, e: &io::Error) {
+        self.retry_at = Some(clock::monotonic() + RETRY);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot write {FILE}: {e}"));
+    }
+
+    fn outcome(&self) -> Result<(), String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,426 @@
+//! The shared store: a Redis that any number of registries, and older programs of the same name, work on at once.
+//!
+//! Every operation is one Lua script (`redis/*.lua`; `common.lua` says which keys there are), so it is one round trip and
+//! nothing of it can be seen half done. Leases end by ring time: Redis's clock without its jumps and without our outages.
+//! Registries therefore need not agree on the time, a wrong clock ends no lease, and an outage of Redis or of all
+//! registries gives every member a whole chance to be heard again.
+//!
+//! **A Redis that has lost its memory** (FLUSHALL, a restart without persistence, a failover to an empty replica) has no
+//! identity under `netring:clock`, or another one. The registry that notices gives it back the roster it remembers, with
+//! whole leases, before it reads on: nobody sees an empty ring.
+//!
+//! **Older programs** write `netring:member:<id>` and `netring:active_members` by plain commands and know nothing of the
+//! index. What they did is taken over when the sizes of set and index part, and every
+//! `cleanup_interval`; a renewal of theirs counts when
+//! our lease of that member is about to end. What of theirs makes no sense is left out and counted.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::{TcpSettings, socket2};
+use redis::{
+    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError,
+    Script,
+};
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Followed, Limits, Mark, Store, StoreError};
+use crate::clock;
+use crate::config::RedisSettings;
+use crate::registry::roster::{Admission, Candidate};
+use crate::wire::{InstanceId, Member};
+
+const CLOCK: &str = "netring:clock";
+const EXPIRY: &str = "netring:expiry";
+const ACTIVE: &str = "netring:active_members";
+const ROSTER: &str = "netring:roster";
+const REVISION: &str = "netring:revision";
+const MEMBER: &str = "netring:member:";
+
+/// How many members one script or one pipeline carries, so that none holds Redis up for long.
+const CHUNK: usize = 500;
+
+/// After how many unanswered ticks in a row the connection counts as dead: a peer that vanished without a word.
+const SILENT_TICKS: u32 = 3;
+
+macro_rules! script {
+    ($name:literal) => {
+        Script::new(concat!(include_str!("redis/common.lua"), "\n", include_str!(concat!("redis/", $name, ".lua"))))
+    };
+}
+
+/// The roster in Redis.
+pub struct RedisStore {
+    client: Client,
+    connection: Mutex<ConnectionManager>,
+    address: String,
+    timeout: Duration,
+    limits: Mutex<Limits>,
+    remembered: Mutex<Remembered>,
+    scripts: Scripts,
+}
+
+struct Scripts {
+    register: Script,
+    heartbeat: Script,
+    deregister: Script,
+    follow: Script,
+    offer: Script,
+    reconcile: Script,
+}
+
+/// What this registry knows of the roster from its last look at it.
+#[derive(Default)]
+struct Remembered {
+    /// The identity of the memory it was read from.
+    ring: String,
+    members: Vec<Member>,
+    unusable: usize,
+    reconciled: Option<Reconciled>,
+    silent_ticks: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Reconciled {
+    at: Instant,
+    set: u64,
+    index: u64,
+}
+
+/// The answer of `follow.lua`.
+type Tick = (String, u64, String, i64, u64, u64, Vec<Vec<u8>>);
+
+impl RedisStore {
+    /// The store at the Redis of `settings`. Connects when first used, and again whenever the connection is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unreachable`] where the settings can name no Redis at all. Must be called on a tokio runtime.
+    pub fn new(settings: &RedisSettings, limits: Limits) -> Result<Self, StoreError> {
+        let (address, shown) = if settings.host.starts_with('/') {
+            (ConnectionAddr::Unix(PathBuf::from(&settings.host)), settings.host.clone())
+        } else {
+            let port = settings.port.get();
+            (ConnectionAddr::Tcp(settings.host.clone(), port), format!("{}:{port}", settings.host))
+        };
+        let mut login = RedisConnectionInfo::default().set_db(settings.db.into());
+        if let Some(username) = &settings.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            login = login.set_password(&password.0);
+        }
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        let unusable = |e: RedisError| StoreError::Unreachable(format!("redis at {shown}: {e}"));
+        let info = address.into_connection_info().map_err(unusable)?.set_redis_settings(login).set_tcp_settings(tcp);
+        let client = Client::open(info).map_err(unusable)?;
+        let connection = connect(&client, settings.timeout).map_err(unusable)?;
+        Ok(Self {
+            client,
+            connection: Mutex::new(connection),
+            timeout: settings.timeout,
+            limits: Mutex::new(limits),
+            remembered: Mutex::default(),
+            scripts: Scripts {
+                register: script!("register"),
+                heartbeat: script!("heartbeat"),
+                deregister: script!("deregister"),
+                follow: script!("follow"),
+                offer: script!("offer"),
+                reconcile: script!("reconcile"),
+            },
+            address: shown,
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&[u8]]) -> Result<T, StoreError> {
+        let ttl = u64::try_from(self.limits().member_ttl.as_millis()).unwrap_or(u64::MAX);
+        let mut invocation = script.prepare_invoke();
+        for key in [CLOCK, EXPIRY, ACTIVE, ROSTER, REVISION] {
+            invocation.key(key);
+        }
+        invocation.arg(ttl);
+        for argument in arguments {
+            invocation.arg(*argument);
+        }
+        let mut connection = self.connection();
+        self.within_time(invocation.invoke_async(&mut connection)).await
+    }
+
+    async fn query<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        self.within_time(pipeline.query_async(&mut connection)).await
+    }
+
+    async fn within_time<T>(&self, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => answer.map_err(|e| self.explain(&e)),
+            Err(_) => Err(StoreError::Timeout(self.timeout)),
+        }
+    }
+
+    fn explain(&self, e: &RedisError) -> StoreError {
+        let text = format!("redis at {}: {e}", self.address);
+        match e.kind() {
+            _ if e.is_timeout() => StoreError::Timeout(self.timeout),
+            ErrorKind::Io => StoreError::Unreachable(text),
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Senseless(text),
+            _ => StoreError::Refused(text),
+        }
+    }
+
+    async fn look(&self, known: Option<&Mark>) -> Result<Followed, StoreError> {
+        let mut followed = Followed::default();
+        loop {
+            let (ring, revision, changed, left, set, index, ended): Tick = self.run(&self.scripts.follow, &[]).await?;
+            if ring.is_empty() || self.is_another(&ring) {
+                self.give_back(&ring).await?;
+                continue;
+            }
+            let all_ended = ended.is_empty();
+            followed.expired.extend(ended.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()));
+            if !all_ended {
+                continue;
+            }
+            if self.is_due(set, index) {
+                self.reconcile(set, index).await?;
+                continue;
+            }
+            followed.next_expiry = u64::try_from(left).ok().map(Duration::from_millis);
+            followed.mark = mark(revision, &ring, &changed);
+            if known != Some(&followed.mark) {
+                let (mark, members) = self.read().await?;
+                followed.mark = mark;
+                followed.roster = Some(members);
+            }
+            followed.unusable = self.remembered().unusable;
+            return Ok(followed);
+        }
+    }
+
+    fn is_another(&self, ring: &str) -> bool {
+        let remembered = self.remembered();
+        !remembered.ring.is_empty() && remembered.ring != ring
+    }
+
+    /// Gives a Redis that has lost its memory the roster we remember, and an identity where it has none.
+    async fn give_back(&self, ring: &str) -> Result<(), StoreError> {
+        let members: Vec<Vec<u8>> = self.remembered().members.iter().map(stored).collect();
+        for chunk in members.chunks(CHUNK) {
+            let arguments: Vec<&[u8]> = [b"".as_slice()].into_iter().chain(chunk.iter().map(Vec::as_slice)).collect();
+            let _: u64 = self.run(&self.scripts.offer, &arguments).await?;
+        }
+        let identity = if ring.is_empty() { uuid::Uuid::new_v4().to_string() } else { ring.to_owned() };
+        let _: u64 = self.run(&self.scripts.offer, &[identity.as_bytes()]).await?;
+        if !members.is_empty() {
+            tracing::warn!(
+                members = members.len(),
+                "redis had lost the roster; gave back what this registry remembered"
+            );
+        }
+        let mut remembered = self.remembered();
+        // Read anew a moment later; forgotten here so that a Redis without memory is not offered the same twice.
+        remembered.ring = String::new();
+        remembered.reconciled = None;
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<(Mark, Vec<Member>), StoreError> {
+        type Roster = ((Option<String>, Option<String>), Option<u64>, Vec<(Vec<u8>, Vec<u8>)>);
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd("HMGET").arg(CLOCK).arg("ring").arg("changed");
+        pipeline.cmd("GET").arg(REVISION).cmd("HGETALL").arg(ROSTER);
+        let ((ring, changed), revision, entries): Roster = self.query(&pipeline).await?;
+        let ring = ring.unwrap_or_default();
+        let members: Vec<Member> = entries
+            .iter()
+            .filter_map(|(id, json)| {
+                let fields = serde_json::from_slice(json).ok()?;
+                Member::from_fields(&fields).ok().filter(|member| member.instance_id.as_str().as_bytes() == id)
+            })
+            .collect();
+        let mut remembered = self.remembered();
+        remembered.unusable = entries.len() - members.len();
+        remembered.members.clone_from(&members);
+        remembered.ring.clone_from(&ring);
+        Ok((mark(revision.unwrap_or(0), &ring, &changed.unwrap_or_default()), members))
+    }
+
+    fn is_due(&self, set: u64, index: u64) -> bool {
+        match self.remembered().reconciled {
+            None => true,
+            Some(last) => {
+                let apart = i128::from(set) - i128::from(index);
+                apart != i128::from(last.set) - i128::from(last.index)
+                    || clock::monotonic().saturating_duration_since(last.at) >= self.limits().cleanup_interval
+            }
+        }
+    }
+
+    /// Takes over what older programs have added, removed or moved.
+    async fn reconcile(&self, set: u64, index: u64) -> Result<(), StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("SMEMBERS").arg(ACTIVE).cmd("ZRANGE").arg(EXPIRY).arg(0).arg(-1);
+        let (active, indexed): (HashSet<Vec<u8>>, HashSet<Vec<u8>>) = self.query(&pipeline).await?;
+        let apart: Vec<&[u8]> = active.symmetric_difference(&indexed).map(Vec::as_slice).collect();
+        for chunk in apart.chunks(CHUNK) {
+            let _: u64 = self.run(&self.scripts.reconcile, chunk).await?;
+        }
+        let members = self.remembered().members.clone();
+        self.seen(&members).await?;
+        // What is still apart now (an entry without a hash) is not worth looking at on every tick.
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("SCARD").arg(ACTIVE).cmd("ZCARD").arg(EXPIRY);
+        let (set_now, index_now) = if apart.is_empty() { (set, index) } else { self.query(&pipeline).await? };
+        self.remembered().reconciled = Some(Reconciled { at: clock::monotonic(), set: set_now, index: index_now });
+        Ok(())
+    }
+
+    /// When each of `members` was last seen. A member that an older program has moved meanwhile is taken over on the way.
+    async fn seen(&self, members: &[Member]) -> Result<Vec<Option<u64>>, StoreError> {
+        let mut seen = Vec::with_capacity(members.len());
+        for chunk in members.chunks(CHUNK) {
+            let mut pipeline = redis::pipe();
+            for member in chunk {
+                let key = format!("{MEMBER}{}", member.instance_id);
+                pipeline.cmd("HMGET").arg(key).arg(&["location", "ip", "port", "registered_at", "last_seen"]);
+                // A key that holds something else is that member's misfortune alone.
+                pipeline.ignore_errors();
+            }
+            let found: Vec<Result<Vec<Option<Vec<u8>>>, RedisError>> = self.query(&pipeline).await?;
+            let mut moved: Vec<&[u8]> = Vec::new();
+            for (member, found) in chunk.iter().zip(found) {
+                let now = found.ok().and_then(|values| from_hash(&member.instance_id, &values));
+                seen.push(now.as_ref().map(|now| now.last_seen));
+                if now.is_some_and(|now| Member { last_seen: member.last_seen, ..now } != *member) {
+                    moved.push(member.instance_id.as_str().as_bytes());
+                }
+            }
+            if !moved.is_empty() {
+                let _: u64 = self.run(&self.scripts.reconcile, &moved).await?;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// A connection that has been silent for some ticks is given up for a new one: nothing else notices a peer that
+    /// vanished without closing it.
+    fn note_silence(&self, outcome: &Result<Followed, StoreError>) {
+        let mut remembered = self.remembered();
+        match outcome {
+            Err(StoreError::Timeout(_)) => remembered.silent_ticks += 1,
+            _ => remembered.silent_ticks = 0,
+        }
+        if remembered.silent_ticks == SILENT_TICKS
+            && let Ok(connection) = connect(&self.client, self.timeout)
+        {
+            remembered.silent_ticks = 0;
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        }
+    }
+}
+
+fn connect(client: &Client, timeout: Duration) -> Result<ConnectionManager, RedisError> {
+    // The directory asks again every second; the manager need not insist by itself.
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(1)
+        .set_min_delay(Duration::from_millis(50))
+        .set_max_delay(Duration::from_millis(200))
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(None);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
+}
+
+fn mark(revision: u64, ring: &str, changed: &str) -> Mark {
+    Mark { revision, origin: format!("{ring}/{changed}").into() }
+}
+
+/// A member as `netring:roster` holds it.
+fn stored(member: &Member) -> Vec<u8> {
+    let text = json!({
+        "instance_id": member.instance_id, "location": member.location, "ip": member.ip, "port": member.port.to_string(),
+        "registered_at": member.registered_at.to_string(), "last_seen": member.last_seen.to_string(),
+    });
+    text.to_string().into_bytes()
+}
+
+/// A member as its hash tells it, in the order in which [`RedisStore::seen`] asks.
+fn from_hash(id: &InstanceId, values: &[Option<Vec<u8>>]) -> Option<Member> {
+    let mut fields = Map::new();
+    fields.insert("instance_id".into(), id.as_str().into());
+    for (name, value) in ["location", "ip", "port", "registered_at", "last_seen"].into_iter().zip(values) {
+        let text = std::str::from_utf8(value.as_deref()?).ok()?;
+        fields.insert(name.into(), Value::from(text));
+    }
+    Member::from_fields(&fields).ok()
+}
+
+impl Store for RedisStore {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn register(&self, candidate: Candidate) -> Answer<'_, Admission> {
+        Box::pin(async move {
+            let Candidate { instance_id, location, ip, port } = candidate;
+            let max_members = self.limits().max_members.get();
+            let (ip, port, max) = (ip.to_string(), port.to_string(), max_members.to_string());
+            let arguments = [instance_id.as_str(), location.as_str(), &ip, &port, &max].map(str::as_bytes);
+            let answer: String = self.run(&self.scripts.register, &arguments).await?;
+            match answer.as_str() {
+                "joined" => Ok(Admission::Joined),
+                "moved" => Ok(Admission::Moved),
+                "renewed" => Ok(Admission::Renewed),
+                "full" => Err(StoreError::Full(max_members)),
+                other => Err(StoreError::Senseless(format!("{other:?} to a registration"))),
+            }
+        })
+    }
+
+    fn heartbeat<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        Box::pin(async move { self.run(&self.scripts.heartbeat, &[id.as_str().as_bytes()]).await })
+    }
+
+    fn deregister<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        Box::pin(async move { self.run(&self.scripts.deregister, &[id.as_str().as_bytes()]).await })
+    }
+
+    fn follow<'a>(&'a self, known: Option<&'a Mark>) -> Answer<'a, Followed> {
+        Box::pin(async move {
+            let outcome = self.look(known).await;
+            self.note_silence(&outcome);
+            outcome
+        })
+    }
+
+    fn last_seen<'a>(&'a self, members: &'a [Member]) -> Answer<'a, Vec<Option<u64>>> {
+        Box::pin(self.seen(members))
+    }
+
+    fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
