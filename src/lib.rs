@@ -6,5 +6,6 @@ pub mod command;
 pub mod config;
 pub mod host;
 pub mod probe;
+pub mod registry;
 pub mod serve;
 pub mod wire;

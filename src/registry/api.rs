@@ -1,0 +1,335 @@
+//! The registry's routes.
+//!
+//! Every answer but the page at `/`, the metrics and a 304 is JSON; every refusal is `{"error": ...}` with its own status.
+//! The content type of a POST is not checked, older programs differ in it. `HEAD` works where `GET` does.
+
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+use warp::filters::BoxedFilter;
+use warp::path::FullPath;
+use warp::reply::Response;
+use warp::{Filter, Reply};
+
+use super::directory::{Directory, View};
+use super::exporter::Exporter;
+use super::roster::{Admission, Candidate};
+use super::store::StoreError;
+use crate::wire::{FieldError, Identification, Registered, Registration, STALE_HEADER};
+use crate::{clock, serve};
+
+#[cfg(test)]
+mod tests;
+
+/// The longest a poll may ask to wait.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a client that is turned away is asked to stay away.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The known routes, as the metrics name them.
+const ROUTES: [&str; 8] =
+    ["/", "/register", "/heartbeat", "/deregister", "/members", "/health", "/metrics", "/prometheus/targets"];
+
+const PAGE: &str = "\
+netring registry: knows who is in the ring.
+
+GET  /members             the live members (ETag, If-None-Match, ?wait=SECONDS up to 60)
+GET  /health              whether registrations are taken
+GET  /metrics             the registry's own figures for Prometheus
+GET  /prometheus/targets  the members for Prometheus's HTTP service discovery
+POST /register            {\"instance_id\"?, \"location\", \"ip\", \"port\"}
+POST /heartbeat           {\"instance_id\"}
+POST /deregister          {\"instance_id\"}
+";
+
+/// What the routes work on.
+pub struct Api {
+    directory: Arc<Directory>,
+    exporter: Arc<Exporter>,
+    allowed_networks: RwLock<Vec<IpNet>>,
+    polls: Semaphore,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Routes over `directory` that let `polls` requests wait at once, and none once `stopping` holds true.
+    #[must_use]
+    pub fn new(
+        directory: Arc<Directory>,
+        exporter: Arc<Exporter>,
+        allowed_networks: Vec<IpNet>,
+        polls: usize,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let polls = Semaphore::new(polls.min(Semaphore::MAX_PERMITS));
+        Self { directory, exporter, allowed_networks: RwLock::new(allowed_networks), polls, stopping }
+    }
+
+    /// From now on takes registrations from these networks only; from any where there is none.
+    pub fn set_allowed_networks(&self, networks: Vec<IpNet>) {
+        *self.allowed_networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
+    }
+
+    async fn register(&self, body: &[u8]) -> Result<Response, Response> {
+        let registration = Registration::from_json(body).map_err(|e| bad_request(&e))?;
+        self.check_network(&registration).map_err(|e| bad_request(&e))?;
+        let candidate = Candidate::from_registration(registration);
+        let admission = self.directory.register(candidate.clone()).await.map_err(|e| refusal(&e))?;
+        let Candidate { instance_id, location, ip, port } = candidate;
+        match admission {
+            Admission::Joined => tracing::info!(%instance_id, %location, %ip, port, "member joined the ring"),
+            Admission::Moved => tracing::info!(%instance_id, %location, %ip, port, "member moved"),
+            Admission::Renewed => tracing::debug!(%instance_id, %location, %ip, port, "member registered again"),
+        }
+        Ok(ok(&Registered { instance_id, status: "registered", known: admission.known() }))
+    }
+
+    fn check_network(&self, registration: &Registration) -> Result<(), FieldError> {
+        let allowed = self.allowed_networks.read().unwrap_or_else(PoisonError::into_inner);
+        if allowed.is_empty() || allowed.iter().any(|network| network.contains(&registration.ip)) {
+            return Ok(());
+        }
+        let networks = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let problem = format!("expected an address in registry.allowed_networks ({networks}), got {}", registration.ip);
+        Err(FieldError { field: "ip", problem })
+    }
+
+    async fn heartbeat(&self, body: &[u8]) -> Result<Response, Response> {
+        let Identification { instance_id } = Identification::from_json(body).map_err(|e| bad_request(&e))?;
+        if self.directory.heartbeat(&instance_id).await.map_err(|e| refusal(&e))? {
+            return Ok(ok(&json!({ "status": "ok" })));
+        }
+        let text = format!("instance_id: no member {instance_id} in the ring; register first");
+        Err(serve::error(StatusCode::NOT_FOUND, text))
+    }
+
+    async fn deregister(&self, body: &[u8]) -> Result<Response, Response> {
+        let Identification { instance_id } = Identification::from_json(body).map_err(|e| bad_request(&e))?;
+        if self.directory.deregister(&instance_id).await.map_err(|e| refusal(&e))? {
+            tracing::info!(%instance_id, "member left the ring: it deregistered");
+        }
+        Ok(ok(&json!({ "status": "deregistered" })))
+    }
+
+    async fn members(&self, query: Vec<(String, String)>, known: Option<String>) -> Result<Response, Response> {
+        let mut view = self.view().await?;
+        if let Some(limit) = wait(&query).map_err(|e| bad_request(&e))? {
+            let tag = view.tag.clone();
+            let seen = |view: &View| known.as_ref().map_or(view.tag == tag, |known| knows(known, &view.tag));
+            if seen(&view) {
+                self.wait_for(limit, |view| !seen(view)).await?;
+                view = self.view().await?;
+            }
+        }
+        let mut response = if known.is_some_and(|known| knows(&known, &view.tag)) {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else {
+            json_response(self.directory.listing(&view).await)
+        };
+        let headers = response.headers_mut();
+        // Weak: the same roster may differ in last_seen.
+        let tag = HeaderValue::try_from(format!("W/\"{}\"", view.tag)).expect("digits and a dash are a header value");
+        headers.insert(ETAG, tag);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Some(age) = self.directory.stale() {
+            headers.insert(STALE_HEADER, age.as_secs().into());
+        }
+        Ok(response)
+    }
+
+    async fn wait_for(&self, limit: Duration, is_news: impl Fn(&View) -> bool) -> Result<(), Response> {
+        let _place = self.polls.try_acquire().map_err(|_| {
+            let text = "as many requests wait for the roster to change as may; ask without wait, or later";
+            serve::retry_after(serve::error(StatusCode::TOO_MANY_REQUESTS, text), RETRY_AFTER)
+        })?;
+        let _waiting = self.exporter.waiting();
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = self.directory.wait_for(limit, is_news) => {}
+            // Also where nobody is left who could say so.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Result<Response, Response> {
+        let view = self.directory.view().await;
+        let trouble = self.directory.trouble();
+        let health = Health {
+            status: if trouble.is_none() { "healthy" } else { "unhealthy" },
+            members_count: view.map_or(0, |view| view.members.len()),
+            store: self.directory.store_name(),
+            timestamp: clock::wall().epoch_seconds_f64(),
+            version: env!("CARGO_PKG_VERSION"),
+            reason: trouble,
+        };
+        let mut response = ok(&health);
+        if health.reason.is_some() {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Ok(response)
+    }
+
+    async fn targets(&self) -> Result<Response, Response> {
+        let view = self.view().await?;
+        let groups: Vec<_> = view
+            .members
+            .iter()
+            .map(|member| {
+                json!({
+                    "targets": [std::net::SocketAddr::new(member.ip, member.port.get()).to_string()],
+                    "labels": {
+                        "__meta_netring_location": member.location,
+                        "__meta_netring_instance_id": member.instance_id,
+                        "netring_location": member.location,
+                        "netring_instance": member.instance_id,
+                    },
+                })
+            })
+            .collect();
+        Ok(ok(&groups))
+    }
+
+    fn metrics(&self, accept_encoding: Option<&str>) -> Response {
+        let text = self.exporter.text(self.directory.latest().as_deref());
+        serve::text::Page::new(text).reply(accept_encoding)
+    }
+
+    async fn view(&self) -> Result<Arc<View>, Response> {
+        self.directory.view().await.map_err(|e| refusal(&e))
+    }
+}
+
+/// The answer to `GET /health`.
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    members_count: usize,
+    store: &'static str,
+    timestamp: f64,
+    version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// All routes, counted and timed; requests with a body are read within `limits`.
+pub fn routes(
+    api: &Arc<Api>,
+    limits: &serve::Limits,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + use<> {
+    let exporter = Arc::clone(&api.exporter);
+    let has_query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let answered = reading(api).or(writing(api, limits)).unify().recover(serve::recover).unify();
+    warp::any().map(clock::monotonic).and(warp::path::full()).and(has_query).and(answered).map(
+        move |began, path: FullPath, query: String, response: Response| {
+            let route = ROUTES.into_iter().find(|route| *route == path.as_str()).unwrap_or("other");
+            let took = clock::monotonic().saturating_duration_since(began);
+            exporter.request(route, response.status().as_u16(), (!query.contains("wait=")).then_some(took));
+            response
+        },
+    )
+}
+
+fn reading(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+    let with_api = with(api);
+    let page = warp::path::end().and(serve::get()).map(|| PAGE.into_response());
+    let members = warp::path!("members")
+        .and(serve::get())
+        .and(with_api.clone())
+        .and(warp::query())
+        .and(warp::header::optional(IF_NONE_MATCH.as_str()))
+        .then(|api: Arc<Api>, query, known| async move { either(api.members(query, known).await) });
+    let health = warp::path!("health")
+        .and(serve::get())
+        .and(with_api.clone())
+        .then(|api: Arc<Api>| async move { either(api.health().await) });
+    let targets = warp::path!("prometheus" / "targets")
+        .and(serve::get())
+        .and(with_api.clone())
+        .then(|api: Arc<Api>| async move { either(api.targets().await) });
+    let metrics = warp::path!("metrics")
+        .and(serve::get())
+        .and(with_api)
+        .and(warp::header::optional(ACCEPT_ENCODING.as_str()))
+        .map(|api: Arc<Api>, accepted: Option<String>| api.metrics(accepted.as_deref()));
+    page.or(members).unify().or(health).unify().or(targets).unify().or(metrics).unify().boxed()
+}
+
+fn writing(api: &Arc<Api>, limits: &serve::Limits) -> BoxedFilter<(Response,)> {
+    let posted = serve::post().and(with(api)).and(serve::body(limits));
+    let register = warp::path!("register")
+        .and(posted.clone())
+        .then(|api: Arc<Api>, body: Bytes| async move { either(api.register(&body).await) });
+    let heartbeat = warp::path!("heartbeat")
+        .and(posted.clone())
+        .then(|api: Arc<Api>, body: Bytes| async move { either(api.heartbeat(&body).await) });
+    let deregister = warp::path!("deregister")
+        .and(posted)
+        .then(|api: Arc<Api>, body: Bytes| async move { either(api.deregister(&body).await) });
+    register.or(heartbeat).unify().or(deregister).unify().boxed()
+}
+
+fn with(api: &Arc<Api>) -> impl Filter<Extract = (Arc<Api>,), Error = Infallible> + Clone + use<> {
+    let api = Arc::clone(api);
+    warp::any().map(move || Arc::clone(&api))
+}
+
+fn either(answer: Result<Response, Response>) -> Response {
+    answer.unwrap_or_else(std::convert::identity)
+}
+
+fn ok(body: &impl Serialize) -> Response {
+    json_response(serde_json::to_vec(body).expect("answers have text keys and plain values only").into())
+}
+
+fn json_response(body: Bytes) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn bad_request(e: &FieldError) -> Response {
+    serve::error(StatusCode::BAD_REQUEST, e.to_string())
+}
+
+fn refusal(e: &StoreError) -> Response {
+    let status = match e {
+        StoreError::Full(_) => StatusCode::TOO_MANY_REQUESTS,
+        StoreError::Unreachable(_)
+        | StoreError::Timeout(_)
+        | StoreError::Refused(_)
+        | StoreError::Senseless(_)
+        | StoreError::Unwritable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    serve::retry_after(serve::error(status, e.to_string()), RETRY_AFTER)
+}
+
+/// How long the query asks to wait.
+fn wait(query: &[(String, String)]) -> Result<Option<Duration>, FieldError> {
+    let Some((_, text)) = query.iter().find(|(name, _)| name == "wait") else { return Ok(None) };
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=WAIT_MAX.as_secs_f64()).contains(seconds));
+    let shown: String = text.chars().take(40).collect();
+    let problem = || format!("expected seconds from 0 to {}, got {shown:?}", WAIT_MAX.as_secs());
+    seconds
+        .map(|seconds| Some(Duration::from_secs_f64(seconds)))
+        .ok_or_else(|| FieldError { field: "wait", problem: problem() })
+}
+
+/// Whether `If-None-Match: known` names `tag`; by weak comparison (RFC 9110 section 8.8.3.2).
+fn knows(known: &str, tag: &str) -> bool {
+    known.split(',').map(str::trim).any(|one| {
+        let one = one.strip_prefix("W/").unwrap_or(one);
+        one == "*" || one.strip_prefix('"').and_then(|one| one.strip_suffix('"')) == Some(tag)
+    })
+}

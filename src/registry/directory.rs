@@ -1,0 +1,399 @@
+//! The roster as the registry serves it, and how it is kept in step with the store.
+//!
+//! What clients read is an immutable [`View`], so that a poll costs no round trip and ten thousand polls share one. A task
+//! ([`Directory::run`]) asks the store once a second, at the end of the first lease, and a moment after each local change.
+//! A reader never gets a view that is behind a change acknowledged here, nor one in which a lease could have ended
+//! meanwhile: then one of the readers asks the store and the others wait for it.
+//!
+//! **While the store is away** the last view is served and its age told; registrations and heartbeats are turned away at
+//! once, without asking; the task's next question is the only one, and its first answer ends the outage. An outage is logged
+//! when it begins and when it ends.
+
+use std::collections::{BTreeMap, hash_map::DefaultHasher};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use super::exporter::Exporter;
+use super::roster::{Admission, Candidate};
+use super::store::{Followed, Limits, Mark, Store, StoreError};
+use crate::clock;
+use crate::host::vitals::Pulse;
+use crate::wire::{InstanceId, Member, Members};
+
+#[cfg(test)]
+mod tests;
+
+/// How often the store is asked when nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long changes are gathered before the store is asked what they made of the roster.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The roster at one moment.
+#[derive(Debug)]
+pub struct View {
+    mark: Mark,
+    /// The live members by location and identity, with the `last_seen` that was known when the view was made.
+    pub members: Vec<Member>,
+    /// The entity tag, without the quotes: revision and hash of the content, so that neither a registry that lost its
+    /// memory nor a Redis restored from an old copy can take a new roster for a known one.
+    pub tag: String,
+}
+
+impl View {
+    fn new(mark: Mark, mut members: Vec<Member>) -> Self {
+        members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
+        let mut hasher = DefaultHasher::new();
+        for Member { instance_id, location, ip, port, last_seen: _, registered_at, status: () } in &members {
+            (instance_id, location, ip, port, registered_at).hash(&mut hasher);
+        }
+        Self { tag: format!("{}-{:016x}", mark.revision, hasher.finish()), mark, members }
+    }
+
+    /// The number of joins, leaves and moves that led here.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.mark.revision
+    }
+
+    /// How many members there are at each location.
+    #[must_use]
+    pub fn locations(&self) -> BTreeMap<&str, usize> {
+        let mut locations = BTreeMap::new();
+        for member in &self.members {
+            *locations.entry(member.location.as_str()).or_default() += 1;
+        }
+        locations
+    }
+}
+
+/// The store's keeper and everyone's source of the roster.
+pub struct Directory {
+    store: Arc<dyn Store>,
+    exporter: Arc<Exporter>,
+    view: watch::Sender<Option<Arc<View>>>,
+    standing: Mutex<Standing>,
+    /// Counts the changes acknowledged here.
+    changes: AtomicU64,
+    wake: Notify,
+    /// One question to the store about the roster at a time.
+    asking: tokio::sync::Mutex<()>,
+    listing: tokio::sync::Mutex<Option<Listing>>,
+}
+
+/// How we stand with the store.
+#[derive(Default)]
+struct Standing {
+    /// When it last answered.
+    contact: Option<Instant>,
+    /// The number of [`Directory::changes`] that the view shows.
+    shown: u64,
+    /// When a lease of the view could end.
+    first_end: Option<Instant>,
+    outage: Option<Outage>,
+    impaired: Option<String>,
+    unusable: usize,
+}
+
+struct Outage {
+    cause: StoreError,
+    since: Instant,
+    failures: u64,
+}
+
+/// The body of `GET /members`, for one view and one second.
+struct Listing {
+    tag: String,
+    second: u64,
+    last_seen: Vec<u64>,
+    body: Bytes,
+}
+
+impl Directory {
+    /// A directory that has not asked its store yet.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, exporter: Arc<Exporter>) -> Self {
+        Self {
+            store,
+            exporter,
+            view: watch::Sender::new(None),
+            standing: Mutex::default(),
+            changes: AtomicU64::new(0),
+            wake: Notify::new(),
+            asking: tokio::sync::Mutex::new(()),
+            listing: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Keeps the view in step with the store, until dropped. Marks `pulse` on every turn.
+    pub async fn run(&self, pulse: Option<Pulse>) {
+        loop {
+            let next_tick = clock::monotonic() + TICK;
+            self.ask().await;
+            while let Some(pause) = next_tick.checked_duration_since(clock::monotonic()) {
+                if let Some(pulse) = &pulse {
+                    pulse.mark();
+                }
+                tokio::select! {
+                    () = sleep(pause.min(self.until_first_end().unwrap_or(pause))) => {}
+                    () = self.wake.notified() => sleep(GATHER).await,
+                }
+                self.catch_up().await;
+            }
+        }
+    }
+
+    /// The store's name.
+    #[must_use]
+    pub fn store_name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    /// Hands new limits to the store.
+    pub fn set_limits(&self, limits: Limits) {
+        self.store.set_limits(limits);
+    }
+
+    /// Lets the store write down what it holds; nothing works afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] where it could not.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+
+    /// Puts a member on the roster.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; at once while the store is away.
+    pub async fn register(&self, candidate: Candidate) -> Result<Admission, StoreError> {
+        let admission = self.through("register", || self.store.register(candidate)).await?;
+        if admission != Admission::Renewed {
+            self.changed();
+        }
+        Ok(admission)
+    }
+
+    /// Renews a lease; false where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; at once while the store is away.
+    pub async fn heartbeat(&self, id: &InstanceId) -> Result<bool, StoreError> {
+        self.through("heartbeat", || self.store.heartbeat(id)).await
+    }
+
+    /// Takes a member from the roster; false where it was not on it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; at once while the store is away.
+    pub async fn deregister(&self, id: &InstanceId) -> Result<bool, StoreError> {
+        let left = self.through("deregister", || self.store.deregister(id)).await?;
+        if left {
+            self.changed();
+        }
+        Ok(left)
+    }
+
+    /// The roster as it is now, or as it was when the store was last heard of.
+    ///
+    /// # Errors
+    ///
+    /// Why the store is away, where it has not been heard of at all: nothing known is not "nobody".
+    pub async fn view(&self) -> Result<Arc<View>, StoreError> {
+        self.catch_up().await;
+        match (self.latest(), &self.standing().outage) {
+            (Some(view), _) => Ok(view),
+            (None, Some(outage)) => Err(outage.cause.clone()),
+            (None, None) => Err(StoreError::Unreachable("it has not been asked yet".into())),
+        }
+    }
+
+    /// The last view, without asking anyone.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<View>> {
+        self.view.borrow().clone()
+    }
+
+    /// Waits until there is a view for which `is_news` holds, `limit` at most.
+    pub async fn wait_for(&self, limit: Duration, is_news: impl Fn(&View) -> bool) {
+        let mut views = self.view.subscribe();
+        // Over after `limit`; the sender lives as long as we do. Either way the caller looks at what there is.
+        let _ = timeout(limit, views.wait_for(|view| view.as_ref().is_some_and(|view| is_news(view)))).await;
+    }
+
+    /// How long ago the store was last heard of, while it is away.
+    #[must_use]
+    pub fn stale(&self) -> Option<Duration> {
+        let standing = self.standing();
+        let since = standing.contact.or(standing.outage.as_ref().map(|outage| outage.since))?;
+        standing.outage.as_ref().map(|_| clock::monotonic().saturating_duration_since(since))
+    }
+
+    /// Why registrations are turned away at the moment.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let standing = self.standing();
+        standing.outage.as_ref().map(|outage| outage.cause.to_string()).or_else(|| standing.impaired.clone())
+    }
+
+    /// The body of `GET /members` for `view`, with each member's last heartbeat; made at most once a second.
+    pub async fn listing(&self, view: &View) -> Bytes {
+        let mut listing = self.listing.lock().await;
+        let second = clock::wall().epoch_seconds();
+        let before = listing.take().filter(|listing| listing.tag == view.tag);
+        let listed = match before {
+            Some(listed) if listed.second == second => listed,
+            before => {
+                let asked = self.through("last_seen", || self.store.last_seen(&view.members)).await.ok();
+                let last_seen = view.members.iter().enumerate().map(|(index, member)| {
+                    let now = asked.as_ref().and_then(|asked| asked.get(index).copied().flatten());
+                    let then = before.as_ref().map(|listed| listed.last_seen[index]);
+                    now.or(then).unwrap_or(member.last_seen).max(member.last_seen)
+                });
+                Listing::new(view, second, last_seen.collect())
+            }
+        };
+        listing.insert(listed).body.clone()
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    /// Does one operation on the store unless it is away, and notes how that went.
+    async fn through<'a, T>(
+        &self,
+        operation: &'static str,
+        ask: impl FnOnce() -> super::store::Answer<'a, T>,
+    ) -> Result<T, StoreError> {
+        if let Some(outage) = &self.standing().outage {
+            return Err(outage.cause.clone());
+        }
+        let answer = self.timed(operation, ask()).await;
+        if let Err(e) = &answer
+            && e.is_outage()
+        {
+            self.note_outage(e);
+            self.wake.notify_one();
+        }
+        answer
+    }
+
+    async fn timed<T>(&self, operation: &'static str, answer: super::store::Answer<'_, T>) -> Result<T, StoreError> {
+        let began = clock::monotonic();
+        let answer = answer.await;
+        self.exporter.store_operation(operation, clock::monotonic().saturating_duration_since(began));
+        answer
+    }
+
+    /// Asks the store unless the view is good, or the store away.
+    async fn catch_up(&self) {
+        if !self.is_behind() {
+            return;
+        }
+        let asking = self.asking.lock().await;
+        if self.is_behind() {
+            self.ask_alone(&asking).await;
+        }
+    }
+
+    /// The time to the end of a lease; none while the store is away and nobody can say whether it has been renewed.
+    fn until_first_end(&self) -> Option<Duration> {
+        let standing = self.standing();
+        let end = standing.first_end.filter(|_| standing.outage.is_none())?;
+        Some(end.saturating_duration_since(clock::monotonic()).max(GATHER))
+    }
+
+    fn is_behind(&self) -> bool {
+        let standing = self.standing();
+        let over = standing.first_end.is_some_and(|end| end <= clock::monotonic());
+        let unseen = standing.contact.is_none() || standing.shown < self.changes.load(Ordering::SeqCst);
+        standing.outage.is_none() && (over || unseen)
+    }
+
+    async fn ask(&self) {
+        let asking = self.asking.lock().await;
+        self.ask_alone(&asking).await;
+    }
+
+    async fn ask_alone(&self, _asking: &tokio::sync::MutexGuard<'_, ()>) {
+        // Both read before the question: what happens while it is under way counts as not yet seen.
+        let (changes, asked) = (self.changes.load(Ordering::SeqCst), clock::monotonic());
+        let known = self.latest();
+        match self.timed("follow", self.store.follow(known.as_ref().map(|view| &view.mark))).await {
+            Ok(followed) => self.take_in(followed, changes, asked),
+            Err(e) => self.note_outage(&e),
+        }
+    }
+
+    fn take_in(&self, followed: Followed, changes: u64, asked: Instant) {
+        let Followed { mark, roster, next_expiry, expired, unusable, impaired } = followed;
+        if let Some(members) = roster {
+            self.view.send_replace(Some(Arc::new(View::new(mark, members))));
+        }
+        self.exporter.expired(expired.len());
+        for id in &expired {
+            tracing::info!(instance_id = %id, "member left the ring: no heartbeat within member_ttl");
+        }
+        let mut standing = self.standing();
+        standing.contact = Some(clock::monotonic());
+        standing.shown = standing.shown.max(changes);
+        standing.first_end = next_expiry.map(|left| asked + left);
+        if let Some(Outage { since, failures, .. }) = standing.outage.take() {
+            let seconds = clock::monotonic().saturating_duration_since(since).as_secs();
+            tracing::info!(seconds, failures, store = self.store.name(), "the store is back");
+        }
+        match (&standing.impaired, &impaired) {
+            (None, Some(reason)) => tracing::warn!("registrations are turned away: {reason}"),
+            (Some(_), None) => tracing::info!("registrations are taken again"),
+            _ => {}
+        }
+        if unusable > standing.unusable {
+            tracing::warn!(entries = unusable, "left out entries of other programs that make no sense");
+        }
+        standing.unusable = unusable;
+        self.exporter.store_up(impaired.is_none());
+        self.exporter.unusable(unusable);
+        standing.impaired = impaired;
+    }
+
+    fn note_outage(&self, cause: &StoreError) {
+        self.exporter.store_up(false);
+        let mut standing = self.standing();
+        match &mut standing.outage {
+            Some(outage) => {
+                outage.failures += 1;
+                outage.cause = cause.clone();
+            }
+            None => {
+                tracing::warn!(store = self.store.name(), "the roster is served as it was last known: {cause}");
+                let since = clock::monotonic();
+                standing.outage = Some(Outage { cause: cause.clone(), since, failures: 1 });
+            }
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listing {
+    fn new(view: &View, second: u64, last_seen: Vec<u64>) -> Self {
+        let with = view.members.iter().zip(&last_seen);
+        let members = with.map(|(member, &last_seen)| Member { last_seen, ..member.clone() }).collect();
+        let body = serde_json::to_vec(&Members { members }).expect("members have text keys and plain values only");
+        Self { tag: view.tag.clone(), second, last_seen, body: body.into() }
+    }
+}

@@ -1,0 +1,221 @@
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::registry::store::Answer;
+use crate::registry::store::embedded::EmbeddedStore;
+use crate::wire;
+
+/// The embedded store, which can be taken away, and which counts what it is asked.
+struct Fickle {
+    store: EmbeddedStore,
+    away: AtomicBool,
+    asked: AtomicU64,
+    follows: AtomicU64,
+}
+
+impl Fickle {
+    fn ask<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            match self.away.load(Ordering::SeqCst) {
+                true => Err(StoreError::Unreachable("connection refused".into())),
+                false => answer.await,
+            }
+        })
+    }
+}
+
+impl Store for Fickle {
+    fn name(&self) -> &'static str {
+        "fickle"
+    }
+    fn register(&self, candidate: Candidate) -> Answer<'_, Admission> {
+        self.ask(self.store.register(candidate))
+    }
+    fn heartbeat<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        self.ask(self.store.heartbeat(id))
+    }
+    fn deregister<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
+        self.ask(self.store.deregister(id))
+    }
+    fn follow<'a>(&'a self, known: Option<&'a Mark>) -> Answer<'a, Followed> {
+        self.follows.fetch_add(1, Ordering::SeqCst);
+        self.ask(self.store.follow(known))
+    }
+    fn last_seen<'a>(&'a self, members: &'a [Member]) -> Answer<'a, Vec<Option<u64>>> {
+        self.ask(self.store.last_seen(members))
+    }
+    fn set_limits(&self, limits: Limits) {
+        self.store.set_limits(limits);
+    }
+    fn close(&self) -> Answer<'_, ()> {
+        self.store.close()
+    }
+}
+
+fn directory(member_ttl: Duration) -> (Arc<Directory>, Arc<Fickle>) {
+    let max_members = NonZeroUsize::new(20_000).unwrap();
+    let limits = Limits { member_ttl, max_members, cleanup_interval: Duration::from_secs(60) };
+    let store = Arc::new(Fickle {
+        store: EmbeddedStore::in_memory(limits),
+        away: false.into(),
+        asked: 0.into(),
+        follows: 0.into(),
+    });
+    let directory = Directory::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(Exporter::new()));
+    (Arc::new(directory), store)
+}
+
+fn id(n: usize) -> InstanceId {
+    format!("m{n}").parse().unwrap()
+}
+
+fn candidate(n: usize) -> Candidate {
+    Candidate {
+        instance_id: id(n),
+        location: "us1-k8s".parse().unwrap(),
+        ip: [10, 0, 0, 1].into(),
+        port: wire::DEFAULT_PORT,
+    }
+}
+
+const LONG: Duration = Duration::from_secs(300);
+
+#[tokio::test]
+async fn a_reader_sees_every_change_acknowledged_before() {
+    let (directory, store) = directory(LONG);
+    for n in 0..50 {
+        directory.register(candidate(n)).await.unwrap();
+        assert_eq!(directory.view().await.unwrap().members.len(), n + 1);
+    }
+    directory.deregister(&id(0)).await.unwrap();
+    assert_eq!(directory.view().await.unwrap().members.len(), 49);
+    let follows = store.follows.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        directory.view().await.unwrap();
+        directory.heartbeat(&id(1)).await.unwrap();
+    }
+    assert_eq!(store.follows.load(Ordering::SeqCst), follows, "an unchanged roster costs no question");
+}
+
+#[tokio::test]
+async fn readers_that_need_an_answer_share_one_question() {
+    let (directory, store) = directory(LONG);
+    directory.register(candidate(1)).await.unwrap();
+    let readers: Vec<_> = (0..1000)
+        .map(|_| {
+            let directory = Arc::clone(&directory);
+            tokio::spawn(async move { directory.view().await.unwrap().members.len() })
+        })
+        .collect();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 1);
+    }
+    assert_eq!(store.follows.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn no_view_shows_a_member_past_its_lease() {
+    let ttl = Duration::from_millis(300);
+    let (directory, _) = directory(ttl);
+    let registered = clock::monotonic();
+    directory.register(candidate(1)).await.unwrap();
+    assert_eq!(directory.view().await.unwrap().members.len(), 1);
+    // Nothing runs that would tidy.
+    sleep(ttl).await;
+    assert!(clock::monotonic() - registered >= ttl);
+    assert!(directory.view().await.unwrap().members.is_empty());
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_the_last_view_is_served_and_nobody_asks_in_vain() {
+    let (directory, store) = directory(LONG);
+    directory.register(candidate(1)).await.unwrap();
+    let view = directory.view().await.unwrap();
+    assert_eq!((directory.stale(), directory.trouble()), (None, None));
+    store.away.store(true, Ordering::SeqCst);
+    assert!(directory.heartbeat(&id(1)).await.is_err());
+    let asked = store.asked.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(directory.heartbeat(&id(1)).await.is_err());
+        assert!(directory.register(candidate(2)).await.is_err());
+        assert_eq!(directory.view().await.unwrap().tag, view.tag);
+        assert!(!directory.listing(&view).await.is_empty());
+    }
+    assert_eq!(store.asked.load(Ordering::SeqCst), asked);
+    assert!(directory.stale().is_some());
+    assert!(directory.trouble().unwrap().contains("connection refused"));
+
+    store.away.store(false, Ordering::SeqCst);
+    let running = tokio::spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.run(None).await }
+    });
+    let deadline = clock::monotonic() + Duration::from_secs(5);
+    while directory.stale().is_some() {
+        assert!(clock::monotonic() < deadline);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(directory.heartbeat(&id(1)).await, Ok(true));
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_store_never_heard_of_is_not_an_empty_ring() {
+    let (directory, store) = directory(LONG);
+    store.away.store(true, Ordering::SeqCst);
+    assert!(directory.view().await.is_err());
+    assert!(directory.view().await.is_err());
+    assert_eq!(store.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn ten_thousand_waiting_polls_hear_of_a_change_and_cost_no_questions() {
+    let (directory, store) = directory(LONG);
+    directory.register(candidate(0)).await.unwrap();
+    let known = directory.view().await.unwrap().tag.clone();
+    let running = tokio::spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.run(None).await }
+    });
+    let polls: Vec<_> = (0..10_000)
+        .map(|_| {
+            let (directory, known) = (Arc::clone(&directory), known.clone());
+            tokio::spawn(async move {
+                directory.wait_for(Duration::from_secs(30), |view| view.tag != known).await;
+                directory.view().await.unwrap().members.len()
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let (began, follows) = (clock::monotonic(), store.follows.load(Ordering::SeqCst));
+    directory.register(candidate(1)).await.unwrap();
+    for poll in polls {
+        assert_eq!(poll.await.unwrap(), 2);
+    }
+    let (took, follows) = (clock::monotonic() - began, store.follows.load(Ordering::SeqCst) - follows);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(follows <= 3 + took.as_secs(), "{follows} questions in {took:?}");
+    running.abort();
+}
+
+#[tokio::test]
+async fn the_tag_goes_by_content_and_not_by_heartbeats() {
+    let member = |n: usize, registered_at| {
+        let Candidate { instance_id, location, ip, port } = candidate(n);
+        Member { instance_id, location, ip, port, last_seen: 5, registered_at, status: () }
+    };
+    let mark = |revision| Mark { revision, origin: "".into() };
+    let tag = |revision, members| View::new(mark(revision), members).tag;
+    let one = tag(1, vec![member(1, 5), member(2, 5)]);
+    assert_eq!(
+        one,
+        tag(1, vec![member(2, 5), Member { last_seen: 9, ..member(1, 5) }]),
+        "neither order nor heartbeats"
+    );
+    assert_ne!(one, tag(2, vec![member(1, 5), member(2, 5)]));
+    assert_ne!(one, tag(1, vec![member(1, 5), member(3, 5)]));
+    assert_ne!(one, tag(1, vec![member(1, 6), member(2, 5)]));
+}

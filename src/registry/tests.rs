@@ -1,0 +1,114 @@
+//! The whole daemon on loopback.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+
+use super::*;
+use crate::clock;
+use crate::config::{LogFormat, LogSettings, RedisSettings, ServerSettings};
+
+fn settings() -> RegistrySettings {
+    RegistrySettings {
+        redis: None,
+        server: ServerSettings {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: crate::wire::DEFAULT_PORT,
+            max_connections: None,
+        },
+        member_ttl: Duration::from_secs(300),
+        cleanup_interval: Duration::from_secs(60),
+        allowed_networks: Vec::new(),
+        max_members: 100.try_into().unwrap(),
+        log: LogSettings { level: "info".into(), format: LogFormat::Text },
+    }
+}
+
+async fn started(settings: RegistrySettings, state_dir: Option<PathBuf>) -> Running {
+    let listener = serve::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0).unwrap();
+    start(settings, Options { listener: Some(listener), state_dir, ..Options::default() }).await.unwrap()
+}
+
+/// One request on a connection of its own; the whole answer as text.
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+    .await
+    .unwrap()
+}
+
+const MEMBER: &str = r#"{"instance_id": "uuid-123", "location": "us1-k8s", "ip": "10.1.2.3", "port": 8756}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_serves_reloads_and_comes_back_with_its_roster() {
+    let directory = tempfile::tempdir().unwrap();
+    let state_dir = || Some(directory.path().to_path_buf());
+    let running = started(settings(), state_dir()).await;
+    assert!(ask(running.address, "POST", "/register", MEMBER).await.starts_with("HTTP/1.1 200"));
+    assert!(ask(running.address, "GET", "/members", "").await.contains("uuid-123"));
+    assert_eq!(running.status(), "1 member at 1 location, store embedded");
+
+    let server = ServerSettings { port: 9.try_into().unwrap(), ..settings().server };
+    let allowed_networks = vec!["192.0.2.0/24".parse().unwrap()];
+    let new = RegistrySettings { server, allowed_networks, ..settings() };
+    assert_eq!(running.reload(new), ["registry.server"]);
+    assert!(ask(running.address, "POST", "/register", MEMBER).await.starts_with("HTTP/1.1 400"));
+    let metrics = ask(running.address, "GET", "/metrics", "").await;
+    assert!(metrics.contains(r#"route="/register",status="200"} 1"#), "counters go on over a reload");
+    running.stop().await;
+
+    let running = started(settings(), state_dir()).await;
+    assert!(ask(running.address, "POST", "/heartbeat", r#"{"instance_id": "uuid-123"}"#).await.contains("ok"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_ends_waiting_polls_and_takes_less_than_a_second() {
+    let running = started(settings(), None).await;
+    let address = running.address;
+    let polls: Vec<_> = (0..20).map(|_| tokio::spawn(ask(address, "GET", "/members?wait=60", ""))).collect();
+    let deadline = clock::monotonic() + Duration::from_secs(10);
+    while !ask(address, "GET", "/metrics", "").await.contains("netring_registry_polls_waiting 20") {
+        assert!(clock::monotonic() < deadline);
+    }
+    let began = clock::monotonic();
+    running.stop().await;
+    let took = clock::monotonic() - began;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for poll in polls {
+        assert!(poll.await.unwrap().starts_with("HTTP/1.1 200"), "answered, not cut off");
+    }
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_whose_redis_is_away_says_so_and_does_not_say_nobody() {
+    let redis = RedisSettings {
+        host: "/nonexistent/redis.sock".into(),
+        port: 6379.try_into().unwrap(),
+        db: 0,
+        username: None,
+        password: None,
+        timeout: Duration::from_secs(1),
+    };
+    let running = started(RegistrySettings { redis: Some(redis), ..settings() }, None).await;
+    for (method, path, body) in
+        [("GET", "/members", ""), ("GET", "/prometheus/targets", ""), ("POST", "/register", MEMBER)]
+    {
+        let answer = ask(running.address, method, path, body).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: "), "{answer}");
+        assert!(answer.contains("/nonexistent/redis.sock"), "{answer}");
+    }
+    let health = ask(running.address, "GET", "/health", "").await;
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("unhealthy") && health.contains("redis.sock"));
+    assert!(running.status().starts_with("roster not known yet, store redis in trouble: "), "{}", running.status());
+    running.stop().await;
+}
