@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
+use super::store::tests::server::Server;
 use super::*;
 use crate::clock;
 use crate::config::{LogFormat, LogSettings, RedisSettings, ServerSettings};
@@ -110,5 +111,38 @@ async fn a_registry_whose_redis_is_away_says_so_and_does_not_say_nobody() {
     let health = ask(running.address, "GET", "/health", "").await;
     assert!(health.starts_with("HTTP/1.1 503") && health.contains("unhealthy") && health.contains("redis.sock"));
     assert!(running.status().starts_with("roster not known yet, store redis in trouble: "), "{}", running.status());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_outlives_its_redis_and_both_heal_without_a_hand() {
+    let Some(mut redis) = Server::start() else { return };
+    let running = started(RegistrySettings { redis: Some(redis.settings()), ..settings() }, None).await;
+    let address = running.address;
+    let heartbeat = || ask(address, "POST", "/heartbeat", r#"{"instance_id": "uuid-123"}"#);
+    assert!(ask(address, "POST", "/register", MEMBER).await.starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "GET", "/members", "").await.contains("uuid-123"));
+    redis.kill();
+    assert!(heartbeat().await.starts_with("HTTP/1.1 503"));
+    for _ in 0..20 {
+        let began = clock::monotonic();
+        let members = ask(address, "GET", "/members", "").await;
+        assert!(members.starts_with("HTTP/1.1 200") && members.contains("netring-stale: "), "{members}");
+        assert!(members.contains("uuid-123"), "{members}");
+        assert!(heartbeat().await.starts_with("HTTP/1.1 503"));
+        assert!(
+            clock::monotonic() - began < Duration::from_secs(1),
+            "nobody waits for a store that is known to be away"
+        );
+    }
+    assert!(ask(address, "GET", "/metrics", "").await.contains("netring_registry_store_up 0"));
+    redis.restart();
+    let deadline = clock::monotonic() + Duration::from_secs(10);
+    while !ask(address, "GET", "/health", "").await.starts_with("HTTP/1.1 200") {
+        assert!(clock::monotonic() < deadline, "{}", running.status());
+    }
+    assert!(heartbeat().await.starts_with("HTTP/1.1 200"), "an empty Redis got its roster back");
+    let members = ask(address, "GET", "/members", "").await;
+    assert!(members.contains("uuid-123") && !members.contains("netring-stale"), "{members}");
     running.stop().await;
 }

@@ -15,7 +15,7 @@ pub mod embedded;
 pub mod redis;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// What a store operation gives back: a future that borrows the store, so that one daemon can hold either store.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

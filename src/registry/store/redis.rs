@@ -13,6 +13,9 @@
 //! index. What they did is taken over when the sizes of set and index part, and every
 //! `cleanup_interval`; a renewal of theirs counts when
 //! our lease of that member is about to end. What of theirs makes no sense is left out and counted.
+//!
+//! Needs Redis 5 or later, or Valkey, with scripts allowed and read and write access to `netring:*`. Not a Redis Cluster: the
+//! keys of one operation lie in different slots.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

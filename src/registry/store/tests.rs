@@ -9,7 +9,7 @@ use super::*;
 use crate::registry::roster::Roster;
 use crate::{clock, wire};
 
-mod server;
+pub(in crate::registry) mod server;
 mod shared;
 
 use server::Server;

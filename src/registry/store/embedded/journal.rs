@@ -384,7 +384,7 @@ impl Journal {
         Self::told(told)
     }
 
-    /// Writes a last snapshot and ends the writer.
+    /// Writes a last snapshot, ends the writer and gives the directory up.
     #[must_use]
     pub fn close(&self) -> Kept {
         let (tell, told) = oneshot::channel();
@@ -450,7 +450,10 @@ impl Writer {
             }
             if let Some(tell) = closing {
                 self.rewrite();
-                let _ = tell.send(self.outcome());
+                let outcome = self.outcome();
+                // With it goes the lock on the directory: whoever is told may open it again.
+                drop(self);
+                let _ = tell.send(outcome);
                 return;
             }
         }

@@ -9,14 +9,14 @@ use crate::config::{RedisSettings, Secret};
 use crate::registry::store::Limits;
 use crate::registry::store::redis::RedisStore;
 
-pub(super) struct Server {
+pub(in crate::registry) struct Server {
     directory: tempfile::TempDir,
     process: Child,
 }
 
 impl Server {
     /// None, and a word on it, where redis-server is not installed.
-    pub(super) fn start() -> Option<Self> {
+    pub(in crate::registry) fn start() -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("SKIPPED: redis-server is not installed");
             return None;
@@ -43,7 +43,7 @@ impl Server {
         self.directory.path().join("socket")
     }
 
-    pub(super) fn settings(&self) -> RedisSettings {
+    pub(in crate::registry) fn settings(&self) -> RedisSettings {
         RedisSettings {
             host: self.socket().to_str().unwrap().into(),
             port: 6379.try_into().unwrap(),
@@ -54,39 +54,39 @@ impl Server {
         }
     }
 
-    pub(super) fn settings_with_password(&self, password: &str) -> RedisSettings {
+    pub(in crate::registry) fn settings_with_password(&self, password: &str) -> RedisSettings {
         RedisSettings { password: Some(Secret(password.into())), ..self.settings() }
     }
 
-    pub(super) fn store(&self, limits: Limits) -> RedisStore {
+    pub(in crate::registry) fn store(&self, limits: Limits) -> RedisStore {
         RedisStore::new(&self.settings(), limits).unwrap()
     }
 
     /// A plain connection, as an older program or an administrator has one.
-    pub(super) fn plain(&self) -> redis::Connection {
+    pub(in crate::registry) fn plain(&self) -> redis::Connection {
         redis::Client::open(format!("unix://{}", self.socket().display())).unwrap().get_connection().unwrap()
     }
 
     /// One plain command, such as `HSET key field value`.
-    pub(super) fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
+    pub(in crate::registry) fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
         let mut words = words.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         command.arg(words.collect::<Vec<_>>());
         command.query(&mut self.plain()).unwrap()
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(in crate::registry) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Starts it again, with nothing of what it held.
-    pub(super) fn restart(&mut self) {
+    pub(in crate::registry) fn restart(&mut self) {
         self.process = Self::launch(&self.directory, &[]);
         self.await_ready();
     }
 
-    pub(super) fn signal(&self, signal: &str) {
+    pub(in crate::registry) fn signal(&self, signal: &str) {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
