@@ -3,6 +3,8 @@
 //! A probe opens a connection of its own, measures, and closes it. It never retries, never logs and never looks at any
 //! other probe. What it says is an [`Outcome`]: timings, or a failure of a fixed kind.
 
+pub mod schedule;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
