@@ -1,14 +1,26 @@
 //! One measurement: a TCP connect or an HTTP GET, with the time of each phase.
 //!
 //! A probe opens a connection of its own, measures, and closes it. It never retries, never logs and never looks at any
-//! other probe. What it says is an [`Outcome`]: timings, or a failure of a fixed kind.
+//! other probe. What it says is an [`Outcome`]: timings, or a failure of a fixed kind. Nothing holds a probe past its
+//! time limit, and nothing a peer sends makes it hold more than a few dozen KiB.
+//!
+//! [`run`] measures a target with an address and needs a tokio runtime with I/O and time; a member's prober calls it.
+//! [`run_by_name`] looks a name up first; the command line calls it. When each target has its turn is decided by
+//! [`schedule`], which knows nothing of sockets.
 
 pub mod schedule;
 
+mod http;
+mod tcp;
+
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::StatusRanges;
+use http::Site;
 
 /// The kind of a probe, as the metric label `check_type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,14 +90,15 @@ pub struct Timings {
     pub total: Duration,
     /// Name to address; absent where the target is an address.
     pub resolve: Option<Duration>,
-    /// SYN to established, by our own clock.
+    /// From the start of the connection attempt to the moment we saw it established, by our own clock; of the last
+    /// connection where there were redirects.
     pub connect: Duration,
-    /// The kernel's own SYN round trip (TCP_INFO `tcpi_rtt`), where it is sound: no SYN was sent again and the kernel
-    /// measured it to the microsecond.
+    /// The kernel's own SYN round trip (TCP_INFO `tcpi_rtt`), where it is sound: no SYN was sent again, and the kernel
+    /// measured it to the microsecond (its millisecond-grained path can claim more than we waited in all).
     pub rtt: Option<Duration>,
     /// HTTP: request written to first byte of the answer's head, of the last answer where there were redirects.
     pub first_byte: Option<Duration>,
-    /// HTTP: head to end of the body (or to the cap on its size).
+    /// HTTP: first byte of the answer to the end of its body (or to the cap on its size).
     pub transfer: Option<Duration>,
     /// HTTP: the status of the last answer.
     pub status: Option<u16>,
@@ -109,9 +122,9 @@ pub enum Reason {
     Refused,
     /// No answer within the time limit.
     Timeout,
-    /// A router or host said that there is no way (ICMP), or there is no route.
+    /// A router, firewall or host said that there is no way (ICMP), or there is no route.
     Unreachable,
-    /// The connection was made and then broken off.
+    /// The connection was made and then broken off before the answer was complete.
     Reset,
     /// The TLS handshake failed.
     Tls,
@@ -159,3 +172,98 @@ impl fmt::Display for Reason {
         f.write_str(self.label())
     }
 }
+
+/// What every probe is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time limit of one TCP probe.
+    pub tcp_timeout: Duration,
+    /// Time limit of one HTTP probe, all phases and redirects together.
+    pub http_timeout: Duration,
+    /// The answers that count as connected.
+    pub http_ok_status: StatusRanges,
+}
+
+impl Limits {
+    /// The time limit of one probe of this kind.
+    #[must_use]
+    pub const fn timeout(&self, check_type: CheckType) -> Duration {
+        match check_type {
+            CheckType::Tcp => self.tcp_timeout,
+            CheckType::Http => self.http_timeout,
+        }
+    }
+}
+
+/// Probes `target` once. Dropping the future breaks the probe off and closes its connection.
+pub async fn run(target: &Target, limits: &Limits) -> Outcome {
+    let budget = Budget::new(limits.timeout(target.check.check_type()));
+    match &target.check {
+        Check::Tcp => tcp::probe(target.address, &budget).await,
+        Check::Http { endpoint } => {
+            let site = Site::from(target.address);
+            http::probe(target.address, &site, endpoint, &limits.http_ok_status, &budget).await
+        }
+    }
+}
+
+/// Probes `host` (a name, or an address without brackets) at `port` once: the name is looked up by the system's
+/// resolver and its first address probed, all within the one time limit. Says also which address that was.
+///
+/// A lookup that hangs keeps a thread of the runtime's blocking pool until the resolver gives up, so a program that
+/// ends soon after shuts its runtime down in the background.
+pub async fn run_by_name(host: &str, port: u16, check: &Check, limits: &Limits) -> (Option<SocketAddr>, Outcome) {
+    let budget = Budget::new(limits.timeout(check.check_type()));
+    let (address, resolve) = match host.parse::<IpAddr>() {
+        Ok(ip) => (SocketAddr::new(ip, port), None),
+        Err(_) => match resolve(host, port, &budget).await {
+            Ok(address) => (address, Some(budget.spent())),
+            Err(failure) => return (None, Outcome { result: Err(failure), syn_retransmits: 0 }),
+        },
+    };
+    let mut outcome = match check {
+        Check::Tcp => tcp::probe(address, &budget).await,
+        Check::Http { endpoint } => {
+            http::probe(address, &Site::new(host, port), endpoint, &limits.http_ok_status, &budget).await
+        }
+    };
+    if let Ok(timings) = &mut outcome.result {
+        timings.resolve = resolve;
+    }
+    (Some(address), outcome)
+}
+
+async fn resolve(host: &str, port: u16, budget: &Budget) -> Result<SocketAddr, Failure> {
+    let failure = |detail| Err(Failure { reason: Reason::Resolve, detail });
+    match tokio::time::timeout_at(budget.deadline(), tokio::net::lookup_host((host, port))).await {
+        Err(_) => failure(format!("the name was not resolved within {:?}", budget.limit)),
+        Ok(Err(error)) => failure(error.to_string()),
+        Ok(Ok(mut addresses)) => match addresses.next() {
+            Some(address) => Ok(address),
+            None => failure("the name has no address".into()),
+        },
+    }
+}
+
+/// The time one probe may take in all, running since it was made.
+struct Budget {
+    started: Instant,
+    limit: Duration,
+}
+
+impl Budget {
+    fn new(limit: Duration) -> Self {
+        Self { started: clock::monotonic(), limit }
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        (self.started + self.limit).into()
+    }
+
+    fn spent(&self) -> Duration {
+        clock::monotonic() - self.started
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod blackhole;

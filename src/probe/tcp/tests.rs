@@ -1,0 +1,148 @@
+use std::net::TcpListener;
+
+use super::*;
+use crate::probe::blackhole::FullListener;
+
+fn budget(limit: Duration) -> Budget {
+    Budget::new(limit)
+}
+
+fn on_loopback() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[test]
+fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
+    use Finder::{Network, ThisHost};
+    use Reason::{Local, Refused, Reset, Timeout, Unreachable};
+    let table = [
+        (libc::ECONNREFUSED, Refused, Refused),
+        (libc::ETIMEDOUT, Timeout, Timeout),
+        (libc::EHOSTUNREACH, Unreachable, Unreachable),
+        (libc::ENETUNREACH, Unreachable, Unreachable),
+        (libc::ECONNRESET, Reset, Reset),
+        (libc::ECONNABORTED, Reset, Reset),
+        (libc::EPIPE, Reset, Reset),
+        (libc::EMFILE, Local, Local),
+        (libc::ENFILE, Local, Local),
+        (libc::ENOBUFS, Local, Local),
+        (libc::ENOMEM, Local, Local),
+        (libc::ENOSPC, Local, Local),
+        (libc::EADDRNOTAVAIL, Local, Local),
+        (libc::EPERM, Local, Local),
+        (libc::ENETDOWN, Local, Local),
+        // A `prohibit` route of our own, or ICMPv6 "administratively prohibited" from a firewall.
+        (libc::EACCES, Local, Unreachable),
+        // A `blackhole` route of our own.
+        (libc::EINVAL, Local, Unreachable),
+        (libc::EAFNOSUPPORT, Local, Unreachable),
+        // ICMP "protocol unreachable".
+        (libc::ENOPROTOOPT, Local, Unreachable),
+        (libc::EHOSTDOWN, Local, Unreachable),
+        (libc::EPROTO, Local, Unreachable),
+    ];
+    for (errno, from_this_host, from_the_network) in table {
+        let name = io::Error::from_raw_os_error(errno);
+        assert_eq!(reason(ThisHost, errno), from_this_host, "{name}");
+        assert_eq!(reason(Network, errno), from_the_network, "{name}");
+    }
+}
+
+#[test]
+fn the_detail_is_the_systems_text_as_a_clause() {
+    let detail = |errno| failure(Finder::Network, &io::Error::from_raw_os_error(errno)).detail;
+    assert_eq!(detail(libc::ECONNREFUSED), "connection refused");
+    assert_eq!(detail(libc::EHOSTUNREACH), "no route to host");
+}
+
+#[test]
+fn the_kernels_round_trip_time_is_left_out_where_it_cannot_be_sound() {
+    let us = Duration::from_micros;
+    assert_eq!(sound_rtt(us(64), 0, us(90)), Some(us(64)));
+    // The millisecond-grained path: more than we waited in all.
+    assert_eq!(sound_rtt(us(1_000), 0, us(90)), None);
+    // A round trip of a millisecond that really is one.
+    assert_eq!(sound_rtt(us(1_000), 0, us(1_040)), Some(us(1_000)));
+    assert_eq!(sound_rtt(us(64), 1, us(1_030_000)), None);
+    assert_eq!(sound_rtt(us(0), 0, us(90)), None);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_made_has_our_time_and_the_kernels() {
+    let (listener, address) = on_loopback();
+    // The kernel's time is left out now and then; on loopback hardly ever ten times in a row.
+    for _ in 0..10 {
+        let outcome = probe(address, &budget(Duration::from_secs(5))).await;
+        let timings = outcome.result.unwrap();
+        assert_eq!(outcome.syn_retransmits, 0);
+        assert!(timings.connect > Duration::ZERO && timings.connect <= timings.total);
+        assert_eq!((timings.first_byte, timings.transfer, timings.status, timings.resolve), (None, None, None, None));
+        if let Some(rtt) = timings.rtt {
+            assert!(rtt <= timings.connect);
+            drop(listener);
+            return;
+        }
+    }
+    panic!("the kernel told no round-trip time");
+}
+
+#[tokio::test]
+async fn a_probe_closes_in_the_ordinary_way() {
+    use std::io::Read;
+    let (listener, address) = on_loopback();
+    assert!(probe(address, &budget(Duration::from_secs(5))).await.result.is_ok());
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "an end of stream, where a reset would be an error");
+}
+
+#[tokio::test]
+async fn ipv6_works_the_same() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    assert!(probe(address, &budget(Duration::from_secs(5))).await.result.is_ok());
+}
+
+#[tokio::test]
+async fn a_port_nobody_listens_on_is_refused() {
+    let (listener, address) = on_loopback();
+    drop(listener);
+    let failure = probe(address, &budget(Duration::from_secs(5))).await.result.unwrap_err();
+    assert_eq!(failure, Failure { reason: Reason::Refused, detail: "connection refused".into() });
+}
+
+#[tokio::test]
+async fn a_listener_that_takes_no_more_is_a_timeout_with_the_lost_syns_counted() {
+    let full = FullListener::new();
+    let begun = clock::monotonic();
+    let outcome = probe(full.address(), &budget(Duration::from_millis(1_500))).await;
+    let took = clock::monotonic() - begun;
+    let failure = outcome.result.unwrap_err();
+    assert_eq!(failure.reason, Reason::Timeout);
+    assert_eq!(failure.detail, "no answer to the connection attempt within 1.5s, sent 2 times");
+    assert_eq!(outcome.syn_retransmits, 1);
+    assert!((Duration::from_millis(1_500)..Duration::from_millis(1_900)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_connection_made_after_a_lost_syn_says_so_and_claims_no_round_trip_time() {
+    let full = FullListener::new();
+    let address = full.address();
+    let probe = tokio::spawn(async move { probe(address, &budget(Duration::from_secs(10))).await });
+    // On this one thread the probe has sent its SYN, and the kernel dropped it, once it has had a turn.
+    tokio::task::yield_now().await;
+    full.drain();
+    let outcome = probe.await.unwrap();
+    let timings = outcome.result.unwrap();
+    assert!(outcome.syn_retransmits >= 1);
+    assert_eq!(timings.rtt, None);
+    assert!(timings.connect > Duration::from_millis(900), "{:?}", timings.connect);
+}
+
+#[tokio::test]
+async fn an_address_this_host_cannot_even_try_is_local() {
+    // A link-local address without a zone: connect(2) says EINVAL.
+    let failure = probe("[fe80::1]:80".parse().unwrap(), &budget(Duration::from_secs(5))).await.result.unwrap_err();
+    assert_eq!(failure.reason, Reason::Local);
+}
