@@ -5,6 +5,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod host;
+pub mod member;
 pub mod probe;
 pub mod registry;
 pub mod serve;

@@ -1,0 +1,3 @@
+//! The member daemon.
+
+pub mod prober;

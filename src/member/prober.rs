@@ -1,0 +1,325 @@
+//! Drives the schedule: the thread that probes and does nothing else.
+//!
+//! A [`Prober`] is an OS thread of its own with a runtime of its own, so that nothing a member serves, encodes or asks
+//! of the registry can make a probe late or a time look long. It is told what to probe and by which settings, and says
+//! what it found over a bounded channel; where nobody takes the reports in time they are dropped and counted, since a
+//! prober that waited would measure its listener.
+//!
+//! Of what it is told only the latest counts, at once: probes in flight to targets that are gone are broken off and not
+//! reported. A report that was in the channel by then still comes; that ids are never used again makes it easy to know.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+
+use crate::clock;
+use crate::probe::schedule::{Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
+use crate::probe::{self, Failure, Limits, Outcome, Reason, Target};
+use crate::wire::InstanceId;
+
+/// The longest the thread sleeps, so that it shows at least twice a second that it is alive.
+const IDLE_MAX: Duration = Duration::from_millis(500);
+
+/// One thing to probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probing {
+    /// Its name in reports. A target that changes, such as in its address, may keep its id: it starts afresh.
+    pub id: TargetId,
+    /// The peer it belongs to, which with the check gives it its phase in the interval.
+    pub peer: InstanceId,
+    /// What to aim at.
+    pub target: Target,
+}
+
+/// How to probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// From one regular turn of a target to the next.
+    pub interval: Duration,
+    /// What each probe is held to.
+    pub limits: Limits,
+    /// How many probes may be in flight at once. Each holds one descriptor.
+    pub max_in_flight: usize,
+}
+
+/// What the prober has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// A probe was made.
+    Probed {
+        /// Of which target.
+        id: TargetId,
+        /// What it found.
+        outcome: Outcome,
+        /// How much later than due it started.
+        lag: Duration,
+        /// When it ended.
+        ended: Instant,
+        /// Whether it was an extra look after a change.
+        follow_up: bool,
+    },
+    /// Regular turns were skipped.
+    Skipped {
+        /// Of which target.
+        id: TargetId,
+        /// Why.
+        reason: SkipReason,
+        /// How many in a row.
+        count: u64,
+    },
+}
+
+/// A running probe thread. Dropping it stops the thread as [`Prober::stop`] does.
+#[derive(Debug)]
+pub struct Prober {
+    self_id: InstanceId,
+    /// Taken out to stop the thread.
+    orders: Option<watch::Sender<Orders>>,
+    thread: Option<JoinHandle<()>>,
+    dropped_reports: Arc<AtomicU64>,
+}
+
+/// What the thread is told.
+#[derive(Clone, Debug)]
+struct Orders {
+    plan: Arc<Plan>,
+    settings: Arc<Settings>,
+}
+
+/// What to probe, made ready by the teller so that the thread loses no time on it.
+type Plan = HashMap<TargetId, Planned>;
+
+#[derive(Debug, PartialEq)]
+struct Planned {
+    phase: Phase,
+    target: Target,
+}
+
+impl Prober {
+    /// Starts the thread, with nothing to probe yet. `self_id` is who probes; `mark` is called at least once a second
+    /// while the thread is well, from the loop that hands out the turns.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread or no epoll descriptor.
+    pub fn start(
+        self_id: &InstanceId,
+        settings: Settings,
+        reports: mpsc::Sender<Report>,
+        mark: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
+        let dropped_reports = Arc::<AtomicU64>::default();
+        let work = Loop::new(told, reports, Arc::clone(&dropped_reports));
+        let thread =
+            std::thread::Builder::new().name("netring-probe".into()).spawn(move || work.run(&runtime, mark))?;
+        Ok(Self { self_id: self_id.clone(), orders: Some(orders), thread: Some(thread), dropped_reports })
+    }
+
+    /// Says what to probe from now on, all of it. Targets that stay keep their rhythm and their probe in flight; those
+    /// that changed or are gone have it broken off. Of two with the same id the last counts.
+    pub fn set_targets(&self, targets: Vec<Probing>) {
+        let plan = targets
+            .into_iter()
+            .map(|Probing { id, peer, target }| {
+                (id, Planned { phase: Phase::of(&self.self_id, &peer, &target.check), target })
+            })
+            .collect();
+        self.tell(|orders| orders.plan = Arc::new(plan));
+    }
+
+    /// Says how to probe from now on. Probes in flight end by the limits they started with.
+    pub fn set_settings(&self, settings: Settings) {
+        self.tell(|orders| orders.settings = Arc::new(settings));
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Orders)) {
+        self.orders.as_ref().expect("orders are there until the prober is dropped").send_modify(change);
+    }
+
+    /// How many reports were dropped because the channel was full or closed.
+    #[must_use]
+    pub fn dropped_reports(&self) -> u64 {
+        self.dropped_reports.load(Ordering::Relaxed)
+    }
+
+    /// Breaks off all probes and ends the thread. Returns when it has ended, which is at once.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so on stderr; it has ended all the same.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one probe's task comes back with.
+struct Probed {
+    turn: Turn,
+    lag: Duration,
+    outcome: Outcome,
+    ended: Instant,
+}
+
+/// A probe in flight.
+struct InFlight {
+    turn: Turn,
+    task: AbortHandle,
+}
+
+/// The thread's state.
+struct Loop {
+    told: watch::Receiver<Orders>,
+    plan: Arc<Plan>,
+    settings: Arc<Settings>,
+    schedule: Schedule,
+    probes: JoinSet<Probed>,
+    in_flight: HashMap<TargetId, InFlight>,
+    reports: mpsc::Sender<Report>,
+    dropped_reports: Arc<AtomicU64>,
+}
+
+impl Loop {
+    fn new(mut told: watch::Receiver<Orders>, reports: mpsc::Sender<Report>, dropped_reports: Arc<AtomicU64>) -> Self {
+        let Orders { plan, settings } = told.borrow_and_update().clone();
+        Self {
+            told,
+            plan,
+            schedule: Schedule::new(clock::monotonic(), settings.interval, settings.max_in_flight),
+            settings,
+            probes: JoinSet::new(),
+            in_flight: HashMap::new(),
+            reports,
+            dropped_reports,
+        }
+    }
+
+    fn run(mut self, runtime: &Runtime, mark: impl Fn()) {
+        runtime.block_on(async {
+            let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+            loop {
+                mark();
+                self.start_what_is_due();
+                let wake = self.wake().into();
+                if alarm.deadline() != wake {
+                    alarm.as_mut().reset(wake);
+                }
+                tokio::select! {
+                    biased;
+                    changed = self.told.changed() => match changed {
+                        Ok(()) => self.follow_orders(),
+                        Err(_) => break,
+                    },
+                    Some(ended) = self.probes.join_next() => {
+                        self.settle(ended);
+                        while let Some(ended) = self.probes.try_join_next() {
+                            self.settle(ended);
+                        }
+                    }
+                    () = &mut alarm => {}
+                }
+            }
+        });
+    }
+
+    /// When to look at the schedule next, whatever happens.
+    fn wake(&self) -> Instant {
+        let idle = clock::monotonic() + IDLE_MAX;
+        self.schedule.next_due().map_or(idle, |due| due.min(idle))
+    }
+
+    fn start_what_is_due(&mut self) {
+        // The clock is read for every turn, so that each is judged by how late it is itself.
+        while let Some(event) = self.schedule.due(clock::monotonic()) {
+            match event {
+                Event::Start(turn) => self.start(turn),
+                Event::Skipped { id, reason, count } => self.report(Report::Skipped { id, reason, count }),
+            }
+        }
+    }
+
+    fn start(&mut self, turn: Turn) {
+        let target = self.plan[&turn.id].target.clone();
+        let settings = Arc::clone(&self.settings);
+        let task = self.probes.spawn(async move {
+            let lag = clock::monotonic().saturating_duration_since(turn.due);
+            let outcome = probe::run(&target, &settings.limits).await;
+            Probed { turn, lag, outcome, ended: clock::monotonic() }
+        });
+        self.in_flight.insert(turn.id, InFlight { turn, task });
+    }
+
+    /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
+    fn settle(&mut self, ended: Result<Probed, JoinError>) {
+        let Some(Probed { turn, lag, outcome, ended }) = ended.map_or_else(|error| self.broken(&error), Some) else {
+            return;
+        };
+        let finding = match &outcome.result {
+            Ok(_) => Finding::Up,
+            Err(Failure { reason: Reason::Local, .. }) => Finding::Nothing,
+            Err(_) => Finding::Down,
+        };
+        if self.schedule.ended(turn, finding, ended) {
+            self.in_flight.remove(&turn.id);
+            self.report(Report::Probed { id: turn.id, outcome, lag, ended, follow_up: turn.follow_up });
+        }
+    }
+
+    /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
+    /// fault in this program, and its target must not wait for it for ever.
+    fn broken(&self, error: &JoinError) -> Option<Probed> {
+        let turn = self.in_flight.values().find(|probe| probe.task.id() == error.id())?.turn;
+        let failure =
+            Failure { reason: Reason::Local, detail: "the probe broke down; this is a fault in netring".into() };
+        let ended = clock::monotonic();
+        Some(Probed { turn, lag: Duration::ZERO, outcome: Outcome { result: Err(failure), syn_retransmits: 0 }, ended })
+    }
+
+    fn follow_orders(&mut self) {
+        let Orders { plan, settings } = self.told.borrow_and_update().clone();
+        let now = clock::monotonic();
+        if self.settings != settings {
+            self.schedule.set_interval(settings.interval, now);
+            self.schedule.set_max_in_flight(settings.max_in_flight);
+            self.settings = settings;
+        }
+        if Arc::ptr_eq(&self.plan, &plan) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.plan, plan);
+        for (id, planned) in before.iter() {
+            if self.plan.get(id) != Some(planned) {
+                self.schedule.remove(*id);
+                if let Some(InFlight { task, .. }) = self.in_flight.remove(id) {
+                    task.abort();
+                }
+            }
+        }
+        for (id, planned) in self.plan.iter() {
+            self.schedule.add(*id, planned.phase, now);
+        }
+    }
+
+    fn report(&self, report: Report) {
+        if self.reports.try_send(report).is_err() {
+            self.dropped_reports.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

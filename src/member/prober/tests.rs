@@ -1,0 +1,244 @@
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::config::StatusRanges;
+use crate::probe::Check;
+use crate::probe::blackhole::FullListener;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn settings(interval: Duration, timeout: Duration) -> Settings {
+    let limits = Limits { tcp_timeout: timeout, http_timeout: timeout, http_ok_status: StatusRanges(vec![(100, 499)]) };
+    Settings { interval, limits, max_in_flight: 1_000 }
+}
+
+fn probing(id: u64, address: SocketAddr) -> Probing {
+    let peer = format!("peer-{id}").parse().unwrap();
+    Probing { id: TargetId(id), peer, target: Target { address, check: Check::Tcp } }
+}
+
+fn start(settings: Settings, capacity: usize) -> (Prober, mpsc::Receiver<Report>) {
+    let (sender, reports) = mpsc::channel(capacity);
+    (Prober::start(&"self".parse().unwrap(), settings, sender, || {}).unwrap(), reports)
+}
+
+/// The next report, waited for with patience.
+fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+    let deadline = clock::monotonic() + PATIENCE;
+    loop {
+        match reports.try_recv() {
+            Ok(report) => return report,
+            Err(error) => assert!(clock::monotonic() < deadline, "no report: {error}"),
+        }
+        std::thread::sleep(ms(1));
+    }
+}
+
+fn id(report: &Report) -> u64 {
+    match report {
+        Report::Probed { id, .. } | Report::Skipped { id, .. } => id.0,
+    }
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Holds until `condition` does.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = clock::monotonic() + PATIENCE;
+    while !condition() {
+        assert!(clock::monotonic() < deadline, "{what}");
+        std::thread::sleep(ms(1));
+    }
+}
+
+/// How many sockets of this process are on their way to `peer`.
+fn connecting_to(peer: SocketAddr) -> usize {
+    let port = format!(":{:04X}", peer.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    table
+        .lines()
+        .filter(|line| {
+            line.split_whitespace().nth(2).is_some_and(|a| a.ends_with(&port))
+                && line.split_whitespace().nth(3) == Some("02")
+        })
+        .count()
+}
+
+#[test]
+fn each_target_is_probed_once_an_interval() {
+    let (_listener, address) = listener();
+    let (prober, mut reports) = start(settings(ms(200), ms(150)), 100);
+    prober.set_targets((0..5).map(|id| probing(id, address)).collect());
+    let mut seen = [0; 5];
+    while seen.iter().any(|&n| n < 3) {
+        match next(&mut reports) {
+            Report::Probed { id, outcome, lag, follow_up, .. } => {
+                assert!(outcome.result.is_ok(), "{outcome:?}");
+                assert!(lag <= ms(100) && !follow_up);
+                seen[id.0 as usize] += 1;
+            }
+            Report::Skipped { reason, .. } => assert_eq!(reason, SkipReason::Late),
+        }
+    }
+    assert!(seen.iter().all(|&n| n <= 5), "{seen:?}");
+    prober.stop();
+}
+
+#[test]
+fn a_peer_found_down_is_looked_at_again_before_its_next_turn() {
+    let (closed, address) = listener();
+    drop(closed);
+    let (prober, mut reports) = start(settings(Duration::from_secs(10), ms(500)), 100);
+    // Of several targets one is due soon.
+    prober.set_targets((0..50).map(|id| probing(id, address)).collect());
+    let report = next(&mut reports);
+    let Report::Probed { id: first, ended: found, follow_up: false, .. } = report else { panic!("{report:?}") };
+    prober.set_targets(vec![probing(first.0, address)]);
+    let again = loop {
+        let report = next(&mut reports);
+        let Report::Probed { id, ended, follow_up, outcome, .. } = report else { panic!("{report:?}") };
+        assert_eq!(outcome.result.unwrap_err().reason, Reason::Refused);
+        if id == first {
+            assert!(follow_up);
+            break ended;
+        }
+    };
+    let after = again - found;
+    assert!((ms(1_000)..ms(1_500)).contains(&after), "{after:?}");
+}
+
+#[test]
+fn a_target_that_leaves_has_its_probe_broken_off_and_is_not_heard_of_again() {
+    let full = FullListener::new();
+    let (_listener, live) = listener();
+    let (prober, mut reports) = start(settings(ms(1_000), ms(60_000)), 1_000);
+    prober.set_targets((0..50).map(|id| probing(id, full.address())).collect());
+    wait_until("probes are on their way", || connecting_to(full.address()) > 10);
+    prober.set_targets((100..103).map(|id| probing(id, live)).collect());
+    wait_until("probes are broken off", || connecting_to(full.address()) == 0);
+    for _ in 0..6 {
+        // Of those that left only skipped turns may be in the channel still; no probe of theirs had reached its limit.
+        let report = next(&mut reports);
+        let skipped = matches!(report, Report::Skipped { reason: SkipReason::Overlap, .. });
+        assert!(id(&report) >= 100 || skipped, "{report:?}");
+    }
+    assert_eq!(connecting_to(full.address()), 0);
+}
+
+#[test]
+fn a_target_that_changes_its_address_starts_afresh_under_the_same_id() {
+    let full = FullListener::new();
+    let (_listener, live) = listener();
+    let (prober, mut reports) = start(settings(ms(1_000), ms(900)), 1_000);
+    prober.set_targets(vec![probing(0, full.address())]);
+    wait_until("the probe is on its way", || connecting_to(full.address()) == 1);
+    prober.set_targets(vec![probing(0, live)]);
+    let report = next(&mut reports);
+    let Report::Probed { outcome, .. } = &report else { panic!("{report:?}") };
+    assert!(outcome.result.is_ok(), "what the old address would have said is not reported: {report:?}");
+}
+
+#[test]
+fn new_settings_take_effect_at_once() {
+    let (_listener, address) = listener();
+    let (prober, mut reports) = start(settings(Duration::from_secs(86_400), ms(500)), 100);
+    prober.set_targets(vec![probing(0, address)]);
+    prober.set_settings(settings(ms(100), ms(50)));
+    for _ in 0..3 {
+        assert_eq!(id(&next(&mut reports)), 0);
+    }
+    prober.set_settings(Settings { max_in_flight: 0, ..settings(ms(100), ms(50)) });
+    loop {
+        if let Report::Skipped { reason: SkipReason::Limit, count: 1, .. } = next(&mut reports) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn probes_in_flight_do_not_hold_up_a_stop() {
+    let full = FullListener::new();
+    let (prober, _reports) = start(settings(ms(1_000), ms(60_000)), 1_000);
+    prober.set_targets((0..200).map(|id| probing(id, full.address())).collect());
+    wait_until("probes are on their way", || connecting_to(full.address()) == 200);
+    let begun = clock::monotonic();
+    prober.stop();
+    let took = clock::monotonic() - begun;
+    assert!(took < ms(100), "{took:?}");
+    assert_eq!(connecting_to(full.address()), 0);
+}
+
+#[test]
+fn reports_that_nobody_takes_are_dropped_and_counted_and_the_probing_goes_on() {
+    let (_listener, address) = listener();
+    let (prober, mut reports) = start(settings(ms(50), ms(25)), 2);
+    prober.set_targets((0..10).map(|id| probing(id, address)).collect());
+    wait_until("reports are dropped", || prober.dropped_reports() >= 20);
+    for _ in 0..20 {
+        next(&mut reports);
+    }
+    drop(reports);
+    let before = prober.dropped_reports();
+    wait_until("reports are dropped after the channel is closed", || prober.dropped_reports() >= before + 20);
+}
+
+#[test]
+fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
+    let marked = Arc::new(AtomicBool::new(false));
+    let (sender, _reports) = mpsc::channel(1);
+    let mark = Arc::clone(&marked);
+    let settings = settings(Duration::from_secs(86_400), ms(500));
+    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, move || mark.store(true, Ordering::Relaxed));
+    for _ in 0..4 {
+        marked.store(false, Ordering::Relaxed);
+        let begun = clock::monotonic();
+        wait_until("the loop marks", || marked.load(Ordering::Relaxed));
+        assert!(clock::monotonic() - begun < ms(1_000));
+    }
+    prober.unwrap().stop();
+}
+
+#[test]
+fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
+    let full = FullListener::new();
+    let listeners: Vec<_> = (0..20).map(|_| listener()).collect();
+    let interval = ms(1_000);
+    let (prober, mut reports) = start(settings(interval, ms(950)), 10_000);
+    let dead = (100..300).map(|id| probing(id, full.address()));
+    let live = listeners.iter().enumerate().map(|(id, (_, address))| probing(id as u64, *address));
+    prober.set_targets(dead.chain(live).collect());
+    let mut starts: HashMap<u64, Vec<Instant>> = HashMap::new();
+    let mut timeouts = 0;
+    while starts.len() < 20 || starts.values().any(|starts| starts.len() < 5) {
+        let report = next(&mut reports);
+        let Report::Probed { id, outcome, ended, .. } = report else {
+            assert!(id(&report) >= 100, "no turn of a living target is skipped: {report:?}");
+            continue;
+        };
+        match outcome.result {
+            Ok(timings) => starts.entry(id.0).or_default().push(ended - timings.total),
+            Err(failure) => {
+                assert_eq!(failure.reason, Reason::Timeout);
+                timeouts += 1;
+            }
+        }
+    }
+    let mut shifts: Vec<Duration> = starts
+        .values()
+        .flat_map(|starts| starts.windows(2).map(|pair| (pair[1] - pair[0]).abs_diff(interval)))
+        .collect();
+    shifts.sort();
+    let (median, worst) = (shifts[shifts.len() / 2], shifts[shifts.len() - 1]);
+    println!("{timeouts} timeouts; intervals off by {median:?} in the median, {worst:?} at worst");
+    assert!(timeouts >= 400, "each dead target costs one time limit, all of them in parallel: {timeouts}");
+    assert!(median <= interval / 50, "{median:?}");
+}
