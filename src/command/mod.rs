@@ -2,3 +2,5 @@
 //! code.
 
 pub mod check;
+//! One file per subcommand.
+pub mod probe;
