@@ -1,3 +1,7 @@
-//! The binary: parse the command line, hand over, turn the outcome into an exit code.
+//! The binary: hand the command line over, turn the outcome into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netring::command::run(std::env::args_os()).into()
+}

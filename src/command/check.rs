@@ -11,11 +11,7 @@ use serde_json::{Value, json};
 
 use crate::config::{ConfigFaults, ConfigFile, Effective, Environment, Fault, Loaded, Place, Role};
 
-/// Exit code: the configuration is right.
-pub const VALID: u8 = 0;
-
-/// Exit code: it has faults (`EX_CONFIG` of sysexits.h).
-pub const FAULTY: u8 = 78;
+use super::Exit;
 
 /// What one role makes of the file.
 struct Report {
@@ -30,20 +26,20 @@ struct Report {
 /// # Errors
 ///
 /// What `out` says to being written to.
-pub fn run(
+pub(super) fn run(
     role: Option<Role>,
     path: &Path,
     json: bool,
     environment: &Environment,
     out: &mut dyn Write,
-) -> io::Result<u8> {
+) -> io::Result<Exit> {
     let result = reports(role, path, environment);
     if json {
         writeln!(out, "{:#}", as_json(path, &result))?;
     } else {
         write_text(&result, out)?;
     }
-    Ok(if result.is_ok() { VALID } else { FAULTY })
+    Ok(if result.is_ok() { Exit::Ok } else { Exit::Config })
 }
 
 fn reports(role: Option<Role>, path: &Path, environment: &Environment) -> Result<Vec<Report>, ConfigFaults> {
@@ -141,7 +137,7 @@ fn fault_as_json(fault: &Fault) -> Value {
 mod tests {
     use super::*;
 
-    fn checked(role: Option<Role>, yaml: &str, json: bool) -> (u8, String) {
+    fn checked(role: Option<Role>, yaml: &str, json: bool) -> (Exit, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("netring.yaml");
         std::fs::write(&path, yaml).unwrap();
@@ -156,7 +152,7 @@ mod tests {
     #[test]
     fn a_file_of_both_roles_is_checked_for_both_unless_one_is_named() {
         let (code, text) = checked(None, BOTH, false);
-        assert_eq!(code, VALID, "{text}");
+        assert_eq!(code, Exit::Ok, "{text}");
         assert!(text.contains("# registry: valid\n") && text.contains("\n\n# member: valid\n"), "{text}");
         let (_, text) = checked(Some(Role::Member), BOTH, false);
         assert!(text.starts_with("# member: valid\n") && !text.contains("# registry: valid"), "{text}");
@@ -182,7 +178,7 @@ mod tests {
     #[test]
     fn faults_are_all_there_is_and_end_with_the_code_for_configuration() {
         let (code, text) = checked(None, "registry:\n  prot: 1\nmember:\n  location: ~\n  registry: {url: x}\n", false);
-        assert_eq!(code, FAULTY);
+        assert_eq!(code, Exit::Config);
         let places: Vec<_> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
         assert_eq!(places, ["netring.yaml:2:3", "netring.yaml:4:13", "netring.yaml:5:19"], "{text}");
     }
@@ -197,7 +193,7 @@ mod tests {
     fn json_holds_settings_or_faults() {
         let (code, text) = checked(None, BOTH, true);
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((code, &json["valid"]), (VALID, &json!(true)));
+        assert_eq!((code, &json["valid"]), (Exit::Ok, &json!(true)));
         assert_eq!(
             json["roles"][1]["settings"][0],
             json!({"key": "member.location", "value": "a", "source": "netring.yaml:4"})
@@ -206,7 +202,7 @@ mod tests {
 
         let (code, text) = checked(Some(Role::Registry), "registry:\n  member_ttl: 0\n", true);
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((code, &json["valid"], &json["roles"]), (FAULTY, &json!(false), &json!([])));
+        assert_eq!((code, &json["valid"], &json["roles"]), (Exit::Config, &json!(false), &json!([])));
         let fault = &json["faults"][0];
         assert_eq!((&fault["line"], &fault["column"]), (&json!(2), &json!(15)));
         assert_eq!(fault["subject"], json!("registry.member_ttl"));
@@ -220,7 +216,7 @@ mod tests {
             ("config/member.yaml", "tests/golden/config/check-member.txt"),
         ] {
             let mut out = Vec::new();
-            assert_eq!(run(None, Path::new(sample), false, &Environment::new(), &mut out).unwrap(), VALID);
+            assert_eq!(run(None, Path::new(sample), false, &Environment::new(), &mut out).unwrap(), Exit::Ok);
             let found = String::from_utf8(out).unwrap();
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
                 std::fs::write(golden, &found).unwrap();
@@ -233,7 +229,7 @@ mod tests {
     fn a_file_that_is_not_there_is_named() {
         let mut out = Vec::new();
         let code = run(None, Path::new("/nowhere/netring.yaml"), false, &Environment::new(), &mut out).unwrap();
-        assert_eq!(code, FAULTY);
+        assert_eq!(code, Exit::Config);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "/nowhere/netring.yaml: cannot be read: No such file or directory\n"

@@ -1,6 +1,308 @@
-//! The subcommands, one file each: what the operator typed becomes calls into the rooms below, and their answer an exit
-//! code.
+//! The command line: one table of commands, from which parsing, help, man pages and shell completions are made.
 
-pub mod check;
-//! One file per subcommand.
-pub mod probe;
+mod check;
+mod daemon;
+mod demo;
+mod manual;
+mod probe;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::config::{Role, environment, parse_duration};
+use crate::probe::CheckType;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+
+/// How a command ends. The numbers are those of sysexits(3), so that service managers and scripts can tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// What was asked for was done; a probe succeeded.
+    Ok = 0,
+    /// It was done and the answer is no: a probe failed, a roster was empty.
+    Failed = 1,
+    /// The command line makes no sense (`EX_USAGE`).
+    Usage = 64,
+    /// Something needed is not to be had: a port in use, a registry that does not answer (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The meaning of each exit code, for the manual and `netring --help`.
+const EXIT_CODES: &str = "Exit codes:
+  0   done; the probe succeeded, the configuration is good
+  1   failed; the probe failed
+  64  the command line makes no sense
+  69  unavailable: a port in use, a registry that does not answer
+  78  the configuration is wrong; every fault is listed";
+
+/// The table of commands.
+#[must_use]
+pub fn table() -> Command {
+    Command::new("netring")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Tells, from every site, whether every other site can be reached, how fast, and why not")
+        .after_help(format!("Example:\n  netring demo\n\n{EXIT_CODES}"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .max_term_width(100)
+        .subcommand(daemon(
+            "registry",
+            "Run the registry, which knows who is in the ring",
+            "Configuration file [default: /etc/netring/registry.yaml, which may be missing]",
+            "Example:\n  netring registry config/registry.yaml\n\nSIGHUP reads the configuration again; SIGTERM ends it.",
+        ))
+        .subcommand(daemon(
+            "member",
+            "Run a member, which probes all the others and exports what it saw",
+            "Configuration file [default: /etc/netring/member.yaml, which may be missing]",
+            "Examples:\n  netring member config/member.yaml\n  MEMBER_LOCATION=eu1-docker REGISTRY_URL=http://registry.us1.company.com:8756 netring \
+             member\n\nSIGHUP reads the configuration again; SIGTERM leaves the ring and ends it.",
+        ))
+        .subcommand(
+            Command::new("demo")
+                .about("Run a whole ring on this machine and watch it: one registry and several members on loopback")
+                .arg(
+                    Arg::new("members")
+                        .long("members")
+                        .value_name("N")
+                        .help("How many members, 2 to 200")
+                        .default_value("5")
+                        .value_parser(value_parser!(u16).range(2..=200)),
+                )
+                .arg(
+                    Arg::new("fail")
+                        .long("fail")
+                        .value_name("LOCATION@SECONDS")
+                        .help("Stop the member at LOCATION after SECONDS, as a power cut would; may be repeated")
+                        .action(ArgAction::Append)
+                        .value_parser(demo::Failing::parse),
+                )
+                .arg(
+                    Arg::new("port")
+                        .long("port")
+                        .value_name("PORT")
+                        .help("The registry's port; the members take those that follow")
+                        .default_value("8756")
+                        .value_parser(value_parser!(u16).range(1024..=65000)),
+                )
+                .arg(
+                    Arg::new("duration")
+                        .long("duration")
+                        .value_name("SECONDS")
+                        .help("End by itself after SECONDS, rather than on Ctrl-C")
+                        .value_parser(value_parser!(u32).range(1..=86_400)),
+                )
+                .after_help("Example:\n  netring demo --fail eu1-k8s@10"),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Read a configuration as the daemon would, and say what is in force or what is wrong with it")
+                .arg(Arg::new("config").value_name("CONFIG").required(true).value_parser(value_parser!(PathBuf)).help("Configuration file"))
+                .arg(flag("registry", "Read it as the registry's [default: by its sections]"))
+                .arg(flag("member", "Read it as a member's"))
+                .group(ArgGroup::new("role").args(["registry", "member"]))
+                .arg(flag("json", "Print one JSON object"))
+                .after_help("Example:\n  netring check config/member.yaml"),
+        )
+        .subcommand(
+            Command::new("probe")
+                .about("Make one probe, with the engine that members use, and print its phases")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .disable_help_subcommand(true)
+                .subcommand(probe_kind(
+                    "tcp",
+                    "Open and close a TCP connection",
+                    Arg::new("target").value_name("HOST:PORT").help("Where to connect; an IPv6 address stands in brackets"),
+                    "5s",
+                    "Example:\n  netring probe tcp localhost:8757",
+                ))
+                .subcommand(probe_kind(
+                    "http",
+                    "Get a page over HTTP",
+                    Arg::new("target").value_name("URL").help("What to get, such as http://10.1.2.3:8756/health"),
+                    "10s",
+                    "Example:\n  netring probe http http://localhost:8757/health",
+                ))
+                .after_help("Example:\n  netring probe tcp localhost:8757"),
+        )
+        .subcommand(
+            Command::new("status")
+                .about("Ask the registry who is in the ring")
+                .arg(
+                    Arg::new("registry")
+                        .long("registry")
+                        .value_name("URL")
+                        .help("The registry [default: $REGISTRY_URL, else http://localhost:8756]"),
+                )
+                .arg(flag("json", "Print the registry's answer as JSON"))
+                .after_help("Example:\n  netring status --registry http://registry.us1.company.com:8756"),
+        )
+        .subcommand(
+            Command::new("completions")
+                .about("Print the completion script for a shell")
+                .arg(
+                    Arg::new("shell")
+                        .value_name("SHELL")
+                        .required(true)
+                        .help("Which shell")
+                        .value_parser(PossibleValuesParser::new(["bash", "zsh", "fish"])),
+                )
+                .after_help("Example:\n  netring completions bash > /etc/bash_completion.d/netring"),
+        )
+        .subcommand(
+            Command::new("man")
+                .about("Print a manual page, or write them all to a directory")
+                .arg(
+                    Arg::new("page")
+                        .value_name("PAGE")
+                        .help("Which page")
+                        .default_value("netring.1")
+                        .value_parser(PossibleValuesParser::new(manual::PAGES)),
+                )
+                .arg(
+                    Arg::new("dir")
+                        .long("dir")
+                        .value_name("DIR")
+                        .help("Write all pages to DIR")
+                        .value_parser(value_parser!(PathBuf))
+                        .conflicts_with("page"),
+                )
+                .after_help("Example:\n  netring man netring.yaml.5 | man -l -"),
+        )
+}
+
+fn daemon(name: &'static str, about: &'static str, config: &'static str, after: &'static str) -> Command {
+    Command::new(name)
+        .about(about)
+        .arg(Arg::new("config").value_name("CONFIG").help(config).value_parser(value_parser!(PathBuf)))
+        .arg(
+            Arg::new("state-dir")
+                .long("state-dir")
+                .value_name("DIR")
+                .help("Where to keep state over restarts [default: $STATE_DIRECTORY, else in memory]")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .after_help(after)
+}
+
+fn probe_kind(
+    name: &'static str,
+    about: &'static str,
+    target: Arg,
+    limit: &'static str,
+    after: &'static str,
+) -> Command {
+    Command::new(name)
+        .about(about)
+        .arg(target.required(true))
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("TIME")
+                .help("Time limit, such as 250ms or 5s")
+                .default_value(limit)
+                .value_parser(parse_duration),
+        )
+        .arg(flag("json", "Print one JSON object"))
+        .after_help(after)
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// Parses the command line and carries it out.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let matches = match table().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are asked for and go to stdout; what is wrong goes to stderr. A closed pipe is no fault.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let path = |matches: &ArgMatches, name: &str| matches.get_one::<PathBuf>(name).cloned();
+    let out: &mut dyn Write = &mut io::stdout().lock();
+    match matches.subcommand() {
+        Some(("registry", m)) => daemon::registry(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
+        Some(("member", m)) => daemon::member(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
+        Some(("demo", m)) => demo::run(&demo::Options {
+            members: *m.get_one("members").expect("has a default"),
+            failing: m.get_many("fail").map(|all| all.cloned().collect()).unwrap_or_default(),
+            port: *m.get_one("port").expect("has a default"),
+            duration: m.get_one("duration").map(|&seconds: &u32| Duration::from_secs(seconds.into())),
+        }),
+        Some(("check", m)) => {
+            let role = match m.get_one::<clap::Id>("role").map(clap::Id::as_str) {
+                Some("registry") => Some(Role::Registry),
+                Some("member") => Some(Role::Member),
+                _ => None,
+            };
+            let config = path(m, "config").expect("is required");
+            written(check::run(role, &config, m.get_flag("json"), &environment(), out))
+        }
+        Some(("probe", m)) => {
+            let (kind, m) = m.subcommand().expect("is required");
+            let args = probe::Args {
+                check_type: if kind == "http" { CheckType::Http } else { CheckType::Tcp },
+                target: m.get_one::<String>("target").expect("is required").clone(),
+                timeout: m.get_one("timeout").copied(),
+                json: m.get_flag("json"),
+            };
+            probe::run(&args, out, &mut io::stderr())
+        }
+        Some(("status", m)) => status::run(m.get_one("registry").map(String::as_str), m.get_flag("json"), out),
+        Some(("completions", m)) => {
+            written(manual::completions(m.get_one::<String>("shell").expect("is required"), out))
+        }
+        Some(("man", m)) => match path(m, "dir") {
+            Some(dir) => manual::write_all(&dir),
+            None => written(manual::page(m.get_one::<String>("page").expect("has a default"), out)),
+        },
+        _ => unreachable!("a subcommand is required, and all are listed here"),
+    }
+}
+
+/// The outcome of a command that printed its answer. A reader that has seen enough is no fault.
+fn written(result: io::Result<Exit>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(error) => {
+            complain(format_args!("cannot write to stdout: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// One sentence on stderr, for people at a terminal and the first lines of a journal.
+#[expect(clippy::print_stderr, reason = "the one place where commands complain before or without a log")]
+fn complain(what: impl std::fmt::Display) {
+    eprintln!("netring: {what}");
+}
+
+/// An error with all its causes, as one clause: `cannot open state directory: permission denied`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

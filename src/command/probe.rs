@@ -15,34 +15,29 @@ use thiserror::Error;
 use crate::config::StatusRanges;
 use crate::probe::{self, Check, CheckType, Limits, Outcome, Timings};
 
-/// The probe succeeded.
-const SUCCESS: u8 = 0;
-/// The probe failed, or its result could not be written.
-const FAILED: u8 = 1;
-/// The command line makes no sense (EX_USAGE of sysexits.h).
-const USAGE: u8 = 64;
+use super::Exit;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Args {
+pub(super) struct Args {
     /// The kind of probe.
-    pub check_type: CheckType,
+    pub(super) check_type: CheckType,
     /// `HOST:PORT` for TCP, a URL for HTTP.
-    pub target: String,
+    pub(super) target: String,
     /// The time limit; 5 s for TCP and 10 s for HTTP unless given.
-    pub timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Whether to answer with a JSON object.
-    pub json: bool,
+    pub(super) json: bool,
 }
 
 /// Makes the probe and tells of it. The exit code: 0 succeeded, 1 failed, 64 for a target that is none.
-pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+pub(super) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let aim = match Aim::parse(args.check_type, &args.target) {
         Ok(aim) => aim,
         Err(wrong) => {
             // Where stderr is gone too, the exit code is all that is left to say it with.
             let _ = writeln!(err, "cannot probe {:?}: {wrong}", args.target);
-            return USAGE;
+            return Exit::Usage;
         }
     };
     let told = probe(&aim, args.timeout).and_then(|(address, outcome)| {
@@ -54,11 +49,11 @@ pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         Ok(outcome.result.is_ok())
     });
     match told {
-        Ok(true) => SUCCESS,
-        Ok(false) => FAILED,
+        Ok(true) => Exit::Ok,
+        Ok(false) => Exit::Failed,
         Err(error) => {
             let _ = writeln!(err, "cannot probe {:?}: {error}", args.target);
-            FAILED
+            Exit::Failed
         }
     }
 }
@@ -241,7 +236,7 @@ mod tests {
     }
 
     /// Exit code, what went to out, what went to err.
-    fn outcome(args: &Args) -> (u8, String, String) {
+    fn outcome(args: &Args) -> (Exit, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = run(args, &mut out, &mut err);
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -278,7 +273,7 @@ mod tests {
              ms\n  SYN retransmits  0\n"
         );
         let out = without_times(&out).replace("not measured", "N ms");
-        assert_eq!((code, out.as_str(), err.as_str()), (0, expected.as_str(), ""));
+        assert_eq!((code, out.as_str(), err.as_str()), (Exit::Ok, expected.as_str(), ""));
     }
 
     #[test]
@@ -290,7 +285,7 @@ mod tests {
              kernel RTT       N ms\n  first byte       N ms\n  transfer         N ms\n  SYN retransmits  0\n"
         );
         let out = without_times(&out).replace("not measured", "N ms");
-        assert_eq!((code, out.as_str(), err.as_str()), (0, expected.as_str(), ""));
+        assert_eq!((code, out.as_str(), err.as_str()), (Exit::Ok, expected.as_str(), ""));
     }
 
     #[test]
@@ -300,17 +295,17 @@ mod tests {
         let expected = format!(
             "tcp {address}: failed (refused): connection refused\n  address          {address}\n  SYN retransmits  0\n"
         );
-        assert_eq!((code, out.as_str(), err.as_str()), (1, expected.as_str(), ""));
+        assert_eq!((code, out.as_str(), err.as_str()), (Exit::Failed, expected.as_str(), ""));
         let address = answering("HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n");
         let (code, out, _) = outcome(&args(CheckType::Http, &format!("http://{address}")));
-        assert_eq!(code, 1);
+        assert_eq!(code, Exit::Failed);
         assert!(out.contains(": failed (status): status 503\n"), "{out}");
     }
 
     #[test]
     fn a_name_without_an_address_is_a_failure_of_its_own_kind() {
         let (code, out, _) = outcome(&args(CheckType::Tcp, "no-such-host.invalid:80"));
-        assert_eq!(code, 1);
+        assert_eq!(code, Exit::Failed);
         assert!(out.starts_with("tcp no-such-host.invalid:80: failed (resolve): "), "{out}");
     }
 
@@ -380,7 +375,7 @@ mod tests {
         for (check_type, target, problem) in table {
             let (code, out, err) = outcome(&args(check_type, target));
             let expected = format!("cannot probe {target:?}: {problem}\n");
-            assert_eq!((code, out.as_str(), err.as_str()), (64, "", expected.as_str()));
+            assert_eq!((code, out.as_str(), err.as_str()), (Exit::Usage, "", expected.as_str()));
         }
     }
 
@@ -396,7 +391,7 @@ mod tests {
             }
         }
         let mut err = Vec::new();
-        assert_eq!(run(&args(CheckType::Tcp, &answering("").to_string()), &mut Full, &mut err), 1);
+        assert_eq!(run(&args(CheckType::Tcp, &answering("").to_string()), &mut Full, &mut err), Exit::Failed);
         assert!(!err.is_empty());
     }
 }

@@ -35,6 +35,7 @@ pub use environment::{Environment, environment};
 pub use fault::{ConfigFaults, Fault, Place, Position};
 pub use file::ConfigFile;
 pub use form::network::Unusable;
+pub use form::parse_duration;
 pub use keys::{Key, KeyDefault, keys};
 pub use load::{load_member, load_registry};
 pub use source::Source;

@@ -4,6 +4,7 @@
 //! asks [`Vitals::stalled`] first, so that a stuck loop ends in a restart and a busy one does not. A loop that has ended, by a
 //! panic for one, marks no more and so counts as stalled. Limits go by the monotonic clock.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,12 +12,13 @@ use std::time::{Duration, Instant};
 use crate::clock;
 
 /// The vital loops of one daemon.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Vitals {
     start: Instant,
     loops: Arc<Mutex<Vec<Loop>>>,
 }
 
+#[derive(Debug)]
 struct Loop {
     name: &'static str,
     limit: Duration,
@@ -24,7 +26,7 @@ struct Loop {
 }
 
 /// How one loop says that it moves.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Pulse {
     start: Instant,
     /// Nanoseconds from `start` to the last mark.
@@ -38,6 +40,12 @@ pub struct Stalled {
     pub name: &'static str,
     /// The time since it last marked.
     pub silent: Duration,
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} loop has stood still for {} s", self.name, self.silent.as_secs())
+    }
 }
 
 impl Vitals {

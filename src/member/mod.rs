@@ -1,3 +1,295 @@
-//! The member daemon.
+//! The member daemon: probes all the others and says what it saw.
+//!
+//! Three threads, three jobs. The *probe thread* ([`prober`]) measures and does nothing else. The *service thread* answers
+//! scrapes and health and takes in what the prober reports. The *control thread* talks to the registry. They share the
+//! [`board`] and a few channels, so that a scrape of many series delays no probe and a hung registry delays no scrape.
+//!
+//! What decides is pure and apart from what waits: [`session`] (when to register, renew, ask, back off), [`peers`] (who
+//! joined, left, moved) and [`board`] (what was seen) are plain values that are told the time.
 
+mod api;
+pub mod board;
+pub mod client;
+mod control;
+mod exporter;
+pub mod peers;
 pub mod prober;
+pub mod session;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::config::{MemberSettings, ServerSettings};
+use crate::host::descriptors;
+use crate::host::state::StateDir;
+use crate::host::vitals::Vitals;
+use crate::probe;
+use crate::serve::{self, BindError};
+use crate::wire::InstanceId;
+
+use board::{Board, Freshness, Transition, rough};
+use control::Control;
+use prober::{Prober, Report};
+
+/// How many reports of the prober may wait to be taken in.
+const REPORTS_MAX: usize = 16_384;
+
+/// How long a request in progress may take to end when the member stops.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// How long the control thread may take to leave the ring when the member stops.
+const FAREWELL: Duration = Duration::from_millis(600);
+
+/// What a member needs beside its settings.
+#[derive(Debug)]
+pub struct Options {
+    /// Its identity.
+    pub instance_id: InstanceId,
+    /// A listener handed over by the service manager; otherwise the member opens its own.
+    pub listener: Option<TcpListener>,
+    /// Where it keeps the roster for the next start.
+    pub state: Option<StateDir>,
+    /// Where the loops that must keep moving are put on record.
+    pub vitals: Vitals,
+}
+
+/// Why a member cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The machine gives no thread or no event queue.
+    #[error("cannot start the {0} thread")]
+    Thread(&'static str, #[source] io::Error),
+}
+
+/// How a member ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// It leaves the roster, so that its peers forget it at once.
+    Deregister,
+    /// It falls silent, as in a power cut.
+    Vanish,
+}
+
+/// A running member.
+pub struct Member {
+    settings: Arc<MemberSettings>,
+    address: SocketAddr,
+    board: Arc<Mutex<Board>>,
+    prober: Arc<Prober>,
+    control: Control,
+    service: Service,
+}
+
+/// The service thread, from outside.
+struct Service {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member")
+            .field("address", &self.address)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Starts a member. When this returns, its port is open and all its threads run.
+    ///
+    /// # Errors
+    ///
+    /// Where the port is taken or the machine is out of threads.
+    pub fn start(settings: MemberSettings, options: Options) -> Result<Self, StartError> {
+        let settings = Arc::new(settings);
+        let listener = match options.listener {
+            Some(listener) => listener,
+            None => serve::bind(settings.server.host, settings.server.port.get())?,
+        };
+        let address = listener.local_addr().map_err(|e| StartError::Thread("service", e))?;
+        let vitals = options.vitals;
+        let board = Arc::new(Mutex::new(Board::new(
+            settings.location.clone(),
+            options.instance_id.clone(),
+            freshness(&settings),
+            clock::monotonic(),
+        )));
+
+        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        let pulse = vitals.add("probe schedule", Duration::from_secs(10));
+        let prober = Prober::start(&options.instance_id, prober_settings(&settings), reports, move || pulse.mark())
+            .map_err(|e| StartError::Thread("probe", e))?;
+        let prober = Arc::new(prober);
+
+        let service = Service::start(listener, &settings.server, &board, &prober, &vitals, inbox)
+            .map_err(|e| StartError::Thread("service", e))?;
+        let control = Control::start(control::Parts {
+            settings: Arc::clone(&settings),
+            me: options.instance_id,
+            board: Arc::clone(&board),
+            prober: Arc::clone(&prober),
+            state: options.state,
+            // Two requests in a row may each take their time limit, and a name may take its time to resolve.
+            pulse: vitals.add("control", settings.registry.timeout * 3 + Duration::from_secs(30)),
+        })
+        .map_err(|e| StartError::Thread("control", e))?;
+        Ok(Self { settings, address, board, prober, control, service })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has seen.
+    pub fn board(&self) -> MutexGuard<'_, Board> {
+        lock(&self.board)
+    }
+
+    /// The one line an operator wants.
+    #[must_use]
+    pub fn status(&self) -> String {
+        self.board().status(clock::monotonic())
+    }
+
+    /// Takes other settings, keeping all counters and states. Returns the keys whose change waits for a restart.
+    pub fn reload(&mut self, settings: MemberSettings) -> Vec<&'static str> {
+        let old = std::mem::replace(&mut self.settings, Arc::new(settings));
+        let new = &self.settings;
+        let mut later = Vec::new();
+        if old.server != new.server {
+            later.push("member.server");
+        }
+        if old.instance_id != new.instance_id {
+            later.push("member.instance_id");
+        }
+        {
+            let mut board = lock(&self.board);
+            board.location = new.location.clone();
+            board.freshness = freshness(new);
+        }
+        self.prober.set_settings(prober_settings(new));
+        self.control.reload(Arc::clone(new));
+        later
+    }
+
+    /// Ends the member, within about a second whatever the registry does.
+    pub fn stop(self, farewell: Farewell) {
+        // No probe outlives the word to stop; the service drains while the control thread says farewell.
+        self.prober.set_targets(Vec::new());
+        let _ = self.service.stop.send(());
+        self.control.stop(farewell == Farewell::Deregister, FAREWELL);
+        if self.service.thread.join().is_err() {
+            warn!("the service thread had ended before its time");
+        }
+    }
+}
+
+impl Service {
+    fn start(
+        listener: TcpListener,
+        server: &ServerSettings,
+        board: &Arc<Mutex<Board>>,
+        prober: &Arc<Prober>,
+        vitals: &Vitals,
+        mut inbox: mpsc::Receiver<Report>,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let limits = serve::Limits {
+            connections: server.max_connections.map_or_else(connections_max, Into::into),
+            drain: DRAIN,
+            ..serve::Limits::default()
+        };
+        let pulse = vitals.add("HTTP service", Duration::from_secs(10));
+        let routes = api::routes(Arc::clone(board), Arc::clone(prober), vitals.clone());
+        let board = Arc::clone(board);
+        let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {
+            runtime.block_on(async move {
+                let reports = tokio::spawn(async move { while take_in(&mut inbox, &board).await {} });
+                let stopped = async {
+                    let _ = stopped.await;
+                };
+                serve::run(listener, routes, limits, Some(pulse), stopped).await;
+                reports.abort();
+            });
+        })?;
+        Ok(Self { stop, thread })
+    }
+}
+
+/// Takes in the reports that wait, and logs what went up or down. Returns whether more may come.
+async fn take_in(inbox: &mut mpsc::Receiver<Report>, board: &Mutex<Board>) -> bool {
+    let mut reports = Vec::with_capacity(64);
+    if inbox.recv_many(&mut reports, 256).await == 0 {
+        return false;
+    }
+    let transitions: Vec<Transition> = {
+        let mut board = lock(board);
+        let wall = clock::wall();
+        reports.into_iter().filter_map(|report| board.apply(report, wall)).collect()
+    };
+    transitions.iter().for_each(log);
+    true
+}
+
+fn log(transition: &Transition) {
+    let Transition { peer, check, failure, lasted } = transition;
+    let endpoint = match check {
+        probe::Check::Tcp => None,
+        probe::Check::Http { endpoint } => Some(&**endpoint),
+    };
+    let check = check.check_type().label();
+    match failure {
+        Some(failure) => warn!(
+            target_location = %peer.location, target = %peer.instance_id, check, endpoint,
+            reason = failure.reason.label(), detail = failure.detail, "peer down"
+        ),
+        None => {
+            let lasted = lasted.map_or_else(String::new, rough);
+            info!(target_location = %peer.location, target = %peer.instance_id, check, endpoint, lasted, "peer up again");
+        }
+    }
+}
+
+/// A lock that outlives a panic of another holder: the values behind it are never left half changed for long enough to
+/// matter more than going on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn freshness(settings: &MemberSettings) -> Freshness {
+    let checks = &settings.checks;
+    Freshness { interval: settings.intervals.check, time_limit: checks.tcp_timeout.max(checks.http_timeout) }
+}
+
+/// Half of the descriptors for probes, a quarter for those who ask us; the rest is for everything else.
+fn prober_settings(settings: &MemberSettings) -> prober::Settings {
+    let checks = &settings.checks;
+    prober::Settings {
+        interval: settings.intervals.check,
+        limits: probe::Limits {
+            tcp_timeout: checks.tcp_timeout,
+            http_timeout: checks.http_timeout,
+            http_ok_status: checks.http_ok_status.clone(),
+        },
+        max_in_flight: checks.max_in_flight.map_or_else(|| descriptors::raise_limit() / 2, Into::into),
+    }
+}
+
+fn connections_max() -> usize {
+    (descriptors::raise_limit() / 4).clamp(16, 1024)
+}

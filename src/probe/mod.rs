@@ -9,6 +9,7 @@
 //! [`schedule`], which knows nothing of sockets.
 
 pub mod schedule;
+pub mod stats;
 
 mod http;
 mod tcp;

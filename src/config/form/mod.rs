@@ -152,6 +152,18 @@ pub(super) fn time(value: Duration) -> String {
     }
 }
 
+/// A length of time as a command line gives it: as in the file, a number of seconds or a text with a unit.
+///
+/// # Errors
+///
+/// What was expected, in a clause.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse_time(text)
+        .or_else(|| seconds(text, 1_000_000_000))
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "expected a time such as 250ms, 5s or 2m, or a number of seconds".to_owned())
+}
+
 /// A decimal number with its unit and nothing between, such as `250ms` or `1.5h`; at most nine digits on either side.
 fn parse_time(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 5] = [

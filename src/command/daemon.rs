@@ -1,0 +1,273 @@
+//! `netring registry` and `netring member`: the daemons as a service manager runs them.
+//!
+//! Both live the same way: read the configuration, start logging, start the daemon, say READY, then wait for signals and
+//! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
+//! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tracing::{error, info, warn};
+
+use crate::config::{self, ConfigFaults, Environment, Loaded, LogSettings, MemberSettings, RegistrySettings, Role};
+use crate::host::descriptors;
+use crate::host::logging::{self, Logging};
+use crate::host::signals::{Signal, Signals};
+use crate::host::state::{self, Kept, StateDir};
+use crate::host::systemd::{self, Notifier};
+use crate::host::vitals::Vitals;
+use crate::member::{self, Farewell, Member};
+use crate::registry;
+
+use super::{Exit, chain, complain};
+
+/// How often the status line is brought up to date.
+const TURN: Duration = Duration::from_secs(1);
+
+/// Of the registry's descriptors, those that are not for connections: store, journal, log and what the libraries keep.
+const OWN_DESCRIPTORS: usize = 64;
+
+/// How the settings of a daemon are read: [`config::load_registry`] or [`config::load_member`].
+pub(super) type Load<S> = fn(Option<&Path>, &Path, &Environment) -> Result<Loaded<S>, ConfigFaults>;
+
+/// A kind of daemon, and how its configuration is read.
+struct Kind<S> {
+    role: Role,
+    load: Load<S>,
+    log: fn(&S) -> &LogSettings,
+}
+
+const REGISTRY: Kind<RegistrySettings> =
+    Kind { role: Role::Registry, load: config::load_registry, log: |settings| &settings.log };
+
+const MEMBER: Kind<MemberSettings> =
+    Kind { role: Role::Member, load: config::load_member, log: |settings| &settings.log };
+
+/// A daemon that runs.
+trait Daemon<S> {
+    /// The one line an operator wants.
+    fn status(&self) -> String;
+
+    /// Takes other settings, and says which keys wait for a restart.
+    fn reload(&mut self, settings: S) -> Vec<&'static str>;
+}
+
+/// Runs the registry until it is told to end.
+pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
+    let run = |settings: RegistrySettings, runtime: &Runtime, life: Life<RegistrySettings>| {
+        let options = registry::Options {
+            listener: handed_over()?,
+            state_dir: StateDir::locate(state_dir),
+            connections: Some(descriptors::raise_limit().saturating_sub(OWN_DESCRIPTORS).max(OWN_DESCRIPTORS)),
+            vitals: Some(life.vitals.clone()),
+        };
+        runtime.block_on(async {
+            let mut running = registry::start(settings, options).await.map_err(|e| chain(&e))?;
+            info!(address = %running.address, version = env!("CARGO_PKG_VERSION"), "registry serving");
+            life.attend(&mut running).await?;
+            running.stop().await;
+            Ok(())
+        })
+    };
+    daemon(&REGISTRY, config, run)
+}
+
+impl Daemon<RegistrySettings> for registry::Running {
+    fn status(&self) -> String {
+        Self::status(self)
+    }
+
+    fn reload(&mut self, settings: RegistrySettings) -> Vec<&'static str> {
+        Self::reload(self, settings)
+    }
+}
+
+/// Runs a member until it is told to end.
+pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
+    let run = |settings: MemberSettings, runtime: &Runtime, life: Life<MemberSettings>| {
+        let state = match StateDir::locate(state_dir) {
+            Some(path) => Some(StateDir::open(path).map_err(|e| chain(&e))?),
+            None => {
+                info!(
+                    "no state directory ($STATE_DIRECTORY or --state-dir): identity and roster are kept in memory only"
+                );
+                None
+            }
+        };
+        let instance_id = match &settings.instance_id {
+            Some(id) => id.clone(),
+            None => {
+                let (id, kept) = state::instance_id(state.as_ref()).map_err(|e| chain(&e))?;
+                if kept == Kept::Replaced {
+                    warn!(instance = %id, "the kept identity could not be read, this member is a new one from now on");
+                }
+                id
+            }
+        };
+        let (location, checks) = (settings.location.clone(), settings.intervals.check);
+        let options = member::Options {
+            instance_id: instance_id.clone(),
+            listener: handed_over()?,
+            state,
+            vitals: life.vitals.clone(),
+        };
+        let mut running = Member::start(settings, options).map_err(|e| chain(&e))?;
+        info!(
+            address = %running.address(), %location, instance = %instance_id, check_interval = ?checks,
+            version = env!("CARGO_PKG_VERSION"), "member serving and probing"
+        );
+        let lived = runtime.block_on(life.attend(&mut running));
+        running.stop(Farewell::Deregister);
+        lived
+    };
+    daemon(&MEMBER, config, run)
+}
+
+impl Daemon<MemberSettings> for Member {
+    fn status(&self) -> String {
+        Self::status(self)
+    }
+
+    fn reload(&mut self, settings: MemberSettings) -> Vec<&'static str> {
+        Self::reload(self, settings)
+    }
+}
+
+fn handed_over() -> Result<Option<std::net::TcpListener>, String> {
+    systemd::listener().map_err(|e| chain(&e))
+}
+
+/// What both daemons do: everything before the start and after the end.
+fn daemon<S>(
+    kind: &'static Kind<S>,
+    config: Option<&Path>,
+    run: impl FnOnce(S, &Runtime, Life<S>) -> Result<(), String>,
+) -> Exit {
+    let loaded = match (kind.load)(config, kind.role.default_file(), &config::environment()) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            complain(faults);
+            return Exit::Config;
+        }
+    };
+    let logging = match logging::start((kind.log)(&loaded.settings), kind.role.section()) {
+        Ok(logging) => logging,
+        Err(error) => {
+            complain(chain(&error));
+            return Exit::Config;
+        }
+    };
+    announce(&loaded);
+    let notifier = Notifier::from_env();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))
+        .and_then(|runtime| {
+            let config = config.map(Path::to_owned);
+            let life = Life { kind, config, logging, notifier, vitals: Vitals::new(), refused: false };
+            let ended = run(loaded.settings, &runtime, life);
+            // Whatever still waits on something slow is not waited for.
+            runtime.shutdown_background();
+            ended
+        });
+    match ended {
+        Ok(()) => Exit::Ok,
+        Err(problem) => {
+            error!("{problem}");
+            Exit::Unavailable
+        }
+    }
+}
+
+/// Says which configuration is in force, and what is odd about it.
+fn announce<S>(loaded: &Loaded<S>) {
+    match &loaded.file {
+        Some(file) => info!(file = %file.display(), "configuration read"),
+        None => info!("no configuration file: environment and defaults"),
+    }
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// The time between READY and STOPPING.
+struct Life<S: 'static> {
+    kind: &'static Kind<S>,
+    config: Option<PathBuf>,
+    logging: Logging,
+    notifier: Notifier,
+    vitals: Vitals,
+    /// The last reload was refused: the operator believes in settings that are not in force.
+    refused: bool,
+}
+
+impl<S> Life<S> {
+    /// Waits for signals and reports to the service manager until the daemon is to end.
+    async fn attend(mut self, daemon: &mut impl Daemon<S>) -> Result<(), String> {
+        let mut signals = Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?;
+        // Twice within the time that the service manager allows, so that one late beat is no death.
+        let beat = systemd::watchdog_interval().map_or(TURN, |limit| (limit / 2).min(TURN));
+        let mut ticks = tokio::time::interval(beat);
+        let mut shown = self.status(daemon);
+        self.notifier.status(&shown);
+        self.notifier.ready();
+        let mut stalled = None;
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Stop => break,
+                    Signal::Reload => self.reload(daemon),
+                },
+                _ = ticks.tick() => {}
+            }
+            let status = self.status(daemon);
+            if status != shown {
+                self.notifier.status(&status);
+                shown = status;
+            }
+            match self.vitals.stalled() {
+                None => self.notifier.watchdog(),
+                Some(now) if stalled != Some(now.name) => {
+                    error!("{now}");
+                    stalled = Some(now.name);
+                }
+                Some(_) => {}
+            }
+        }
+        self.notifier.stopping();
+        info!("stopping");
+        Ok(())
+    }
+
+    fn status(&self, daemon: &impl Daemon<S>) -> String {
+        let status = daemon.status();
+        if self.refused { format!("{status}; new configuration refused, the old one is in force") } else { status }
+    }
+
+    fn reload(&mut self, daemon: &mut impl Daemon<S>) {
+        self.notifier.reloading();
+        let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment());
+        let taken = loaded.map_err(|faults| refused(&faults)).and_then(|loaded| {
+            let level = &(self.kind.log)(&loaded.settings).level;
+            self.logging.set_level(level).map_err(|e| refused(&e))?;
+            announce(&loaded);
+            Ok(daemon.reload(loaded.settings))
+        });
+        self.refused = taken.is_err();
+        if let Ok(later) = taken {
+            info!("configuration reloaded");
+            if !later.is_empty() {
+                warn!(keys = later.join(", "), "these changes wait for a restart");
+            }
+        }
+        self.notifier.ready();
+    }
+}
+
+fn refused(faults: &dyn Display) {
+    error!("new configuration refused, the old one stays in force: {faults}");
+}

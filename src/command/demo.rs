@@ -1,0 +1,312 @@
+//! `netring demo`: a whole ring on loopback, to see what netring does before anything is installed.
+//!
+//! One registry on the embedded store and several members, each with its own port and threads, exactly as the daemons run
+//! them. What they see is shown as a live table where stdout is a terminal, and as a line per change where it is not.
+
+mod view;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::{self, Advertise, MemberSettings};
+use crate::host::descriptors;
+use crate::host::signals::{Signal, Signals};
+use crate::host::vitals::Vitals;
+use crate::member::{self, Farewell, Member};
+use crate::registry;
+use crate::serve;
+use crate::wire::{InstanceId, Location};
+
+use super::daemon::Load;
+use super::{Exit, chain, complain};
+use view::{Change, Matrix, Screen};
+
+/// How often each member probes each other, unless the ring is too big for that.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How many probes a second the whole demo makes at most: a bigger ring is probed less often, so that two cores suffice.
+const PROBES_PER_SECOND: usize = 3_000;
+
+/// The ring up to which every member gets both of the default endpoints; bigger ones get `/health` alone.
+const BOTH_ENDPOINTS: usize = 20;
+
+/// How long a stopped member stays on the roster: long enough to see the outage, short enough to see it leave.
+const MEMBER_TTL: Duration = Duration::from_secs(20);
+
+/// The locations of a demo of any size begin with these.
+const LOCATIONS: [&str; 8] =
+    ["us1-k8s", "eu1-k8s", "asia1-docker", "us2-office", "eu2-office", "sa1-dc", "af1-dc", "au1-office"];
+
+/// What was asked for on the command line.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) members: u16,
+    pub(super) failing: Vec<Failing>,
+    pub(super) port: u16,
+    pub(super) duration: Option<Duration>,
+}
+
+/// `LOCATION@SECONDS`: which member to stop, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Failing {
+    location: String,
+    after: Duration,
+}
+
+impl Failing {
+    /// Reads `LOCATION@SECONDS`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let expected = || "expected LOCATION@SECONDS, such as eu1-k8s@10".to_owned();
+        let (location, seconds) = text.rsplit_once('@').ok_or_else(expected)?;
+        let seconds: f64 = seconds.parse().map_err(|_| expected())?;
+        if location.is_empty() || !(0.0..=86_400.0).contains(&seconds) {
+            return Err(expected());
+        }
+        Ok(Self { location: location.to_owned(), after: Duration::from_secs_f64(seconds) })
+    }
+}
+
+/// One member of the demo. The member itself is gone once it was made to fail.
+struct Site {
+    location: Location,
+    running: Option<Member>,
+}
+
+/// Runs the demo until Ctrl-C, or for as long as was asked.
+pub(super) fn run(options: &Options) -> Exit {
+    let locations = locations(options.members);
+    for failing in &options.failing {
+        if !locations.iter().any(|location| location.as_str() == failing.location) {
+            complain(format_args!(
+                "--fail: there is no location {}; a ring of {} has {}",
+                failing.location,
+                options.members,
+                named(&locations.iter().map(Location::as_str).collect::<Vec<_>>())
+            ));
+            return Exit::Usage;
+        }
+    }
+    // Before anything needs many; members size themselves by it.
+    let _ = descriptors::raise_limit();
+    let ports: Vec<u16> = (0..=options.members).map(|n| options.port.saturating_add(n)).collect();
+    let mut listeners = Vec::new();
+    for &port in &ports {
+        match serve::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), port) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                complain(format_args!("{}; --port chooses others", chain(&error)));
+                return Exit::Unavailable;
+            }
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot start the demo: {error}"));
+            return Exit::Unavailable;
+        }
+    };
+    match runtime.block_on(ring(options, locations, listeners)) {
+        Ok(()) => Exit::Ok,
+        Err(problem) => {
+            complain(problem);
+            Exit::Unavailable
+        }
+    }
+}
+
+async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<TcpListener>) -> Result<(), String> {
+    let mut signals = Signals::new().map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?;
+    let members = locations.len();
+    let registry_listener = listeners.remove(0);
+    let registry_address = registry_listener.local_addr().map_err(|e| e.to_string())?;
+    let mut registry_settings = defaults(config::load_registry, &[]);
+    registry_settings.member_ttl = MEMBER_TTL;
+    let registry = registry::start(
+        registry_settings,
+        registry::Options { listener: Some(registry_listener), ..registry::Options::default() },
+    )
+    .await
+    .map_err(|e| chain(&e))?;
+
+    let mut sites = Vec::with_capacity(members);
+    for (location, listener) in locations.into_iter().zip(listeners) {
+        let address = listener.local_addr().map_err(|e| e.to_string())?;
+        let settings = settings(&location, address, registry_address, members);
+        let options = member::Options {
+            instance_id: InstanceId::random(),
+            listener: Some(listener),
+            state: None,
+            vitals: Vitals::new(),
+        };
+        let running = Member::start(settings, options).map_err(|e| chain(&e))?;
+        sites.push(Site { location, running: Some(running) });
+    }
+
+    let started = clock::monotonic();
+    let mut out = io::stdout();
+    // A closed pipe ends the demo as Ctrl-C does.
+    let shown = async {
+        introduce(&mut out, options, registry_address, &sites)?;
+        watch(&mut out, options, &mut signals, &mut sites, started).await
+    }
+    .await;
+    stop_all(sites);
+    registry.stop().await;
+    match shown {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write to stdout: {error}")),
+        _ => Ok(()),
+    }
+}
+
+/// Shows what the members see until Ctrl-C or the end of the time asked for.
+async fn watch(
+    out: &mut io::Stdout,
+    options: &Options,
+    signals: &mut Signals,
+    sites: &mut [Site],
+    started: Instant,
+) -> io::Result<()> {
+    let mut failing = options.failing.clone();
+    let mut screen = out.is_terminal().then(Screen::default);
+    let turn = Duration::from_millis(if sites.len() > 50 { 2_000 } else { 500 });
+    let mut ticks = tokio::time::interval(turn);
+    let mut before = Matrix::default();
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ok(()),
+                Signal::Reload => continue,
+            },
+            _ = ticks.tick() => {}
+        }
+        let now = clock::monotonic();
+        let elapsed = now.saturating_duration_since(started);
+        let mut news = Vec::new();
+        failing.retain(|fail| {
+            let due = fail.after <= elapsed;
+            if due {
+                let site = sites.iter_mut().find(|site| site.location.as_str() == fail.location);
+                if let Some(member) = site.and_then(|site| site.running.take()) {
+                    news.push(Change::Stopped(fail.location.clone()));
+                    member.stop(Farewell::Vanish);
+                }
+            }
+            !due
+        });
+        let matrix = Matrix::of(sites.iter().map(|s| (&s.location, s.running.as_ref().map(Member::board))), now);
+        news.extend(matrix.changes_since(&before));
+        match &mut screen {
+            Some(screen) => screen.draw(out, &matrix, &news, elapsed)?,
+            None => {
+                for change in &news {
+                    writeln!(out, "{} {change}", view::stamp(elapsed))?;
+                }
+                out.flush()?;
+            }
+        }
+        before = matrix;
+        if options.duration.is_some_and(|duration| elapsed >= duration) {
+            return Ok(());
+        }
+    }
+}
+
+/// What runs where, and what to try.
+fn introduce(out: &mut io::Stdout, options: &Options, registry: SocketAddr, sites: &[Site]) -> io::Result<()> {
+    let at = |port: u16| format!("http://localhost:{port}");
+    let first = options.port.saturating_add(1);
+    let interval = check_interval(sites.len()).as_secs();
+    writeln!(
+        out,
+        "A ring of {} members on this machine. Each checks all the others every {interval} s.\n",
+        sites.len()
+    )?;
+    writeln!(out, "  {:<14} {}", "registry", at(registry.port()))?;
+    for (site, port) in sites.iter().zip(first..).take(8) {
+        writeln!(out, "  {:<14} {}", site.location.as_str(), at(port))?;
+    }
+    if sites.len() > 8 {
+        let last = first.saturating_add(options.members - 1);
+        writeln!(out, "  {:<14} {}", "...", at(last))?;
+    }
+    writeln!(out, "\nTry in another terminal:")?;
+    for (url, what) in [
+        (format!("{}/health", at(registry.port())), "is the registry well"),
+        (format!("{}/members", at(registry.port())), "who is in the ring"),
+        (format!("{}/health", at(first)), "is a member well"),
+        (format!("{}/metrics", at(first)), "what it saw, for Prometheus"),
+    ] {
+        writeln!(out, "  curl {url:<32} # {what}")?;
+    }
+    match options.duration {
+        None => writeln!(out, "\nCtrl-C ends it.\n")?,
+        Some(duration) => writeln!(out, "\nIt ends after {} s, or on Ctrl-C.\n", duration.as_secs())?,
+    }
+    out.flush()
+}
+
+/// Ends all members at once: one after another would take as long as they are many.
+fn stop_all(sites: Vec<Site>) {
+    std::thread::scope(|scope| {
+        for member in sites.into_iter().filter_map(|site| site.running) {
+            scope.spawn(move || member.stop(Farewell::Vanish));
+        }
+    });
+}
+
+/// How often each member probes each other: less often where the ring is big, so that two cores can do it.
+fn check_interval(members: usize) -> Duration {
+    let probes = members * (members - 1) * (1 + endpoints(members).len());
+    let needed = probes.div_ceil(PROBES_PER_SECOND) as u64;
+    CHECK_INTERVAL.max(Duration::from_secs(needed))
+}
+
+fn endpoints(members: usize) -> &'static [&'static str] {
+    if members <= BOTH_ENDPOINTS { &["/health", "/metrics"] } else { &["/health"] }
+}
+
+fn settings(location: &Location, address: SocketAddr, registry: SocketAddr, members: usize) -> MemberSettings {
+    let url = format!("http://{registry}");
+    let mut settings = defaults(config::load_member, &[("MEMBER_LOCATION", location.as_str()), ("REGISTRY_URL", &url)]);
+    settings.intervals.check = check_interval(members);
+    settings.intervals.poll = Duration::from_secs(1);
+    settings.intervals.heartbeat = Duration::from_secs(5);
+    settings.server.host = address.ip();
+    settings.server.port = port_of(address);
+    settings.advertise_ip = Advertise::Address(address.ip());
+    settings.checks.tcp_timeout = Duration::from_secs(2);
+    settings.checks.http_timeout = Duration::from_secs(2);
+    settings.checks.http_endpoints = endpoints(members).iter().map(|&endpoint| endpoint.to_owned()).collect();
+    settings
+}
+
+/// The settings that a daemon has with nothing but these variables.
+fn defaults<S>(load: Load<S>, variables: &[(&str, &str)]) -> S {
+    let no_file = Path::new("");
+    let environment = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    load(None, no_file, &environment).expect("the defaults are good settings").settings
+}
+
+fn port_of(address: SocketAddr) -> NonZeroU16 {
+    NonZeroU16::new(address.port()).expect("a bound port is not zero")
+}
+
+fn locations(members: u16) -> Vec<Location> {
+    let names =
+        LOCATIONS.iter().map(|&name| name.to_owned()).chain((LOCATIONS.len() + 1..).map(|n| format!("site-{n:03}")));
+    names.take(members.into()).map(|name| name.parse().expect("names of the demo are good names")).collect()
+}
+
+/// Some names in a sentence: all of a few, the first of many.
+fn named(names: &[&str]) -> String {
+    const SHOWN: usize = 6;
+    match names.len() {
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}

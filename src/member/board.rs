@@ -1,0 +1,339 @@
+//! What this member has seen: its targets, the last outcome of each, and the sums over all of them.
+//!
+//! One board a member. [`control`](super::control) tells it who the peers are, the report task feeds it what the probe
+//! thread found, and scrapes, `/health`, the status line and the demo's table read it. The probe thread never touches it.
+//! It promises:
+//! * Every target is one label set: identities are unique among peers, endpoints are unique in the configuration.
+//! * What belongs to a departed peer is gone with it; what belongs to a location goes with its last peer.
+//! * Unknown stays unknown: a target that was not probed lately, or only by a sick host (failures of kind `local`), has
+//!   no state, rather than its old one.
+//!
+//! It reads no clock.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Wall;
+use crate::probe::schedule::{SkipReason, TargetId};
+use crate::probe::stats::{Histogram, LAG_BOUNDS, Tally};
+use crate::probe::{Check, CheckType, Failure, Reason, Target, Timings};
+use crate::wire::{InstanceId, Location};
+
+use super::peers::{Peer, Peers};
+use super::prober::{Probing, Report};
+
+/// What the last sound probe of a target said.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its timings, or why it failed.
+    pub result: Result<Timings, Failure>,
+    /// When it ended.
+    pub at: Instant,
+    /// Since when the target has been up or down without a break.
+    pub since: Instant,
+}
+
+/// One target and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The peer it belongs to.
+    pub peer: Arc<Peer>,
+    /// What is done there.
+    pub check: Check,
+    /// When it was taken up.
+    pub added: Instant,
+    /// What the last sound probe said; nothing before the first.
+    pub state: Option<State>,
+}
+
+/// What is known of one peer beside its targets.
+#[derive(Clone, Debug)]
+struct Sight {
+    peer: Arc<Peer>,
+    /// The newer of the registry's word and our own last successful probe, in seconds since the epoch.
+    last_seen: f64,
+    targets: Vec<TargetId>,
+}
+
+/// A target has gone up or down.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// The peer it belongs to.
+    pub peer: Arc<Peer>,
+    /// What was done there.
+    pub check: Check,
+    /// Why it is down; nothing where it is up.
+    pub failure: Option<Failure>,
+    /// How long it had been the other way; nothing where it had no state before.
+    pub lasted: Option<Duration>,
+}
+
+/// The registry, as this member sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrySight {
+    /// Whether the last request to it was answered as it should be.
+    pub up: bool,
+    /// When the roster was last known to be true: confirmed by the registry, less the age it said.
+    pub roster_at: Instant,
+}
+
+/// How the board judges freshness: the same figures the prober runs by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// The check interval.
+    pub interval: Duration,
+    /// The longest a probe may take.
+    pub time_limit: Duration,
+}
+
+impl Freshness {
+    /// How old an outcome may be before it says nothing about now: two turns and a probe, and two seconds of grace for
+    /// short intervals.
+    fn horizon(self) -> Duration {
+        self.interval * 2 + self.time_limit + Duration::from_secs(2)
+    }
+}
+
+/// What one member has seen. See the module's head.
+#[derive(Debug)]
+pub struct Board {
+    /// The site this member stands for.
+    pub location: Location,
+    /// Who this member is.
+    pub instance_id: InstanceId,
+    /// How old an outcome may be.
+    pub freshness: Freshness,
+    /// The registry.
+    pub registry: RegistrySight,
+    started: Instant,
+    next_id: u64,
+    targets: HashMap<TargetId, Watched>,
+    /// In the order of location, then identity.
+    sights: BTreeMap<(Location, InstanceId), Sight>,
+    tallies: BTreeMap<Location, [Tally; 2]>,
+    lag: Histogram,
+    skipped: BTreeMap<SkipReason, u64>,
+}
+
+impl Board {
+    /// An empty board.
+    #[must_use]
+    pub fn new(location: Location, instance_id: InstanceId, freshness: Freshness, now: Instant) -> Self {
+        Self {
+            location,
+            instance_id,
+            freshness,
+            registry: RegistrySight { up: false, roster_at: now },
+            started: now,
+            next_id: 1,
+            targets: HashMap::new(),
+            sights: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            lag: Histogram::new(LAG_BOUNDS),
+            skipped: SkipReason::ALL.into_iter().map(|reason| (reason, 0)).collect(),
+        }
+    }
+
+    /// Takes in who the peers are and which endpoints to get, and says what is to be probed from now on. A target that
+    /// was there before keeps its identity and its state.
+    pub fn follow(&mut self, peers: &Peers, endpoints: &[Arc<str>], now: Instant) -> Vec<Probing> {
+        let mut before = std::mem::take(&mut self.sights);
+        let mut kept = HashMap::with_capacity(self.targets.len());
+        let mut probing = Vec::with_capacity(peers.len() * (1 + endpoints.len()));
+        for (peer, registry_last_seen) in peers.iter() {
+            let key = (peer.location.clone(), peer.instance_id.clone());
+            let old = before.remove(&key).filter(|sight| sight.peer == *peer);
+            let (own_last_seen, old_targets) = old.map_or((0.0, Vec::new()), |s| (s.last_seen, s.targets));
+            let mut targets = Vec::with_capacity(1 + endpoints.len());
+            let http = endpoints.iter().map(|endpoint| Check::Http { endpoint: Arc::clone(endpoint) });
+            for check in std::iter::once(Check::Tcp).chain(http) {
+                let same = old_targets.iter().find(|id| self.targets.get(id).is_some_and(|w| w.check == check));
+                let id = same.copied().unwrap_or_else(|| {
+                    self.next_id += 1;
+                    TargetId(self.next_id)
+                });
+                let watched = self.targets.remove(&id).unwrap_or_else(|| Watched {
+                    peer: Arc::clone(peer),
+                    check: check.clone(),
+                    added: now,
+                    state: None,
+                });
+                kept.insert(id, watched);
+                targets.push(id);
+                probing.push(Probing {
+                    id,
+                    peer: peer.instance_id.clone(),
+                    target: Target { address: peer.address(), check },
+                });
+            }
+            self.tallies.entry(peer.location.clone()).or_default();
+            let last_seen = own_last_seen.max(registry_last_seen as f64);
+            self.sights.insert(key, Sight { peer: Arc::clone(peer), last_seen, targets });
+        }
+        self.targets = kept;
+        let located: HashSet<&Location> = self.sights.keys().map(|(location, _)| location).collect();
+        self.tallies.retain(|location, _| located.contains(location));
+        probing
+    }
+
+    /// Takes in what the prober reports; `wall` is the wall clock now. A report of a target that is gone is ignored.
+    pub fn apply(&mut self, report: Report, wall: Wall) -> Option<Transition> {
+        match report {
+            Report::Skipped { reason, count, .. } => {
+                *self.skipped.entry(reason).or_default() += count;
+                None
+            }
+            Report::Probed { id, outcome, lag, ended, .. } => {
+                let watched = self.targets.get_mut(&id)?;
+                self.lag.observe(lag);
+                if let Some(tallies) = self.tallies.get_mut(&watched.peer.location) {
+                    tallies[watched.check.check_type() as usize].add(&outcome);
+                }
+                if matches!(&outcome.result, Err(failure) if failure.reason == Reason::Local) {
+                    return None;
+                }
+                if outcome.result.is_ok() {
+                    let key = (watched.peer.location.clone(), watched.peer.instance_id.clone());
+                    if let Some(sight) = self.sights.get_mut(&key) {
+                        sight.last_seen = sight.last_seen.max(wall.epoch_seconds() as f64);
+                    }
+                }
+                watched.sound(outcome.result, ended)
+            }
+        }
+    }
+
+    /// The targets in the order of location, identity and check, with their state where it is fresh at `now`.
+    pub fn targets(&self, now: Instant) -> impl Iterator<Item = (&Watched, Option<&State>)> {
+        let horizon = self.freshness.horizon();
+        self.sights.values().flat_map(|sight| &sight.targets).filter_map(move |id| {
+            let watched = self.targets.get(id)?;
+            let fresh = watched.state.as_ref().filter(|s| now.saturating_duration_since(s.at) <= horizon);
+            Some((watched, fresh))
+        })
+    }
+
+    /// The peers in the order of location and identity, each with when it was last seen in seconds since the epoch.
+    pub fn peers(&self) -> impl Iterator<Item = (&Arc<Peer>, f64)> {
+        self.sights.values().map(|sight| (&sight.peer, sight.last_seen))
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn peer_count(&self) -> usize {
+        self.sights.len()
+    }
+
+    /// The sums by location and kind of check.
+    pub fn tallies(&self) -> impl Iterator<Item = (&Location, CheckType, &Tally)> {
+        self.tallies.iter().flat_map(|(location, [tcp, http])| {
+            [(location, CheckType::Tcp, tcp), (location, CheckType::Http, http)].into_iter()
+        })
+    }
+
+    /// How late probes started.
+    #[must_use]
+    pub fn lag(&self) -> &Histogram {
+        &self.lag
+    }
+
+    /// Turns that were skipped, by reason.
+    pub fn skipped(&self) -> impl Iterator<Item = (SkipReason, u64)> {
+        self.skipped.iter().map(|(&reason, &count)| (reason, count))
+    }
+
+    /// The share of targets with a fresh state, among those that have been watched for long enough to have one. Nothing
+    /// where there are none.
+    #[must_use]
+    pub fn coverage(&self, now: Instant) -> Option<f64> {
+        let due = self.freshness.interval + self.freshness.time_limit + Duration::from_secs(2);
+        let (mut expected, mut fresh) = (0_u32, 0_u32);
+        for (watched, state) in self.targets(now) {
+            if state.is_some() {
+                fresh += 1;
+                expected += 1;
+            } else if now.saturating_duration_since(watched.added) > due {
+                expected += 1;
+            }
+        }
+        (expected > 0).then(|| f64::from(fresh) / f64::from(expected))
+    }
+
+    /// The one line an operator wants: `12 peers at 6 locations, 1 failing: eu1-k8s (tcp timeout) for 3 min`.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> String {
+        let locations = self.tallies.len();
+        let mut line = format!("{} at {}", counted(self.sights.len(), "peer"), counted(locations, "location"));
+        let mut failing: Vec<(&Watched, &State, &Failure)> = Vec::new();
+        for (watched, state) in self.targets(now) {
+            let Some(state) = state else { continue };
+            let Err(failure) = &state.result else { continue };
+            // The targets of one peer stand together; the first failing one speaks for it.
+            if failing.last().is_none_or(|(last, ..)| last.peer.instance_id != watched.peer.instance_id) {
+                failing.push((watched, state, failure));
+            }
+        }
+        if let Some((watched, state, failure)) =
+            failing.iter().max_by_key(|(_, s, _)| now.saturating_duration_since(s.since))
+        {
+            line += &format!(
+                ", {} failing: {} ({} {}) for {}",
+                failing.len(),
+                watched.peer.location,
+                watched.check.check_type().label(),
+                failure.reason,
+                rough(now.saturating_duration_since(state.since)),
+            );
+            if failing.len() > 1 {
+                line += &format!(" and {} more", failing.len() - 1);
+            }
+        }
+        if !self.registry.up {
+            line += ", registry away";
+        }
+        line
+    }
+
+    /// How long this member has been running.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}
+
+impl Watched {
+    /// Takes in a result that says something about the peer.
+    fn sound(&mut self, result: Result<Timings, Failure>, at: Instant) -> Option<Transition> {
+        let before = self.state.take();
+        let was_up = before.as_ref().map(|state| state.result.is_ok());
+        let is_up = result.is_ok();
+        let since = before.as_ref().filter(|_| was_up == Some(is_up)).map_or(at, |state| state.since);
+        // The first word that a target is up is no news: it was just taken up.
+        let news = if is_up { was_up == Some(false) } else { was_up != Some(false) };
+        let transition = news.then(|| Transition {
+            peer: Arc::clone(&self.peer),
+            check: self.check.clone(),
+            failure: result.as_ref().err().cloned(),
+            lasted: before.map(|state| at.saturating_duration_since(state.since)),
+        });
+        self.state = Some(State { result, at, since });
+        transition
+    }
+}
+
+/// `1 peer`, `12 peers`.
+fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A length of time as a person says it: `40 s`, `3 min`, `2 h`, `5 d`.
+#[must_use]
+pub fn rough(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}

@@ -1,0 +1,202 @@
+//! Talking to the registry: four requests, each bounded in time and size.
+//!
+//! Blocking, for threads that may block: the member's control thread and the command line. Never used in the probe path.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::RegistryLink;
+use crate::wire::{ErrorBody, Identification, InstanceId, MembersReply, RegisteredReply, Registration, STALE_HEADER};
+
+/// The largest answer taken: a roster of 20,000 members is about 5 MB.
+const ANSWER_MAX: u64 = 32 * 1024 * 1024;
+
+/// How long a connection is kept for the next request: less than the registry keeps an idle one.
+const IDLE_MAX: Duration = Duration::from_secs(8);
+
+/// Why the registry did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// No answer: no connection, no name, no time left, or something that is no HTTP.
+    Unreachable(String),
+    /// An answer that is no success, or makes no sense.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said.
+        message: String,
+    },
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => f.write_str(why),
+            Self::Refused { status, message } => write!(f, "it answered {status}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// The lease was renewed.
+    Renewed,
+    /// The registry does not know this member.
+    Unknown,
+}
+
+/// The answer to a question for the roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RosterReply {
+    /// The roster; nothing where it is the one asked with.
+    pub changed: Option<(MembersReply, Option<String>)>,
+    /// How old it is, where the registry's store is away.
+    pub stale: Duration,
+}
+
+/// A client of one registry, with one kept-alive connection.
+#[derive(Clone, Debug)]
+pub struct RegistryClient {
+    agent: ureq::Agent,
+    base: String,
+}
+
+/// One answer, read whole.
+struct Answer {
+    status: u16,
+    headers: http::HeaderMap,
+    body: Vec<u8>,
+}
+
+impl RegistryClient {
+    /// A client for the registry at `link`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(link: &RegistryLink) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(3)
+            .timeout_global(Some(link.timeout))
+            .max_idle_age(IDLE_MAX)
+            .user_agent(concat!("netring/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { agent, base: link.url.base.clone() }
+    }
+
+    /// Asks to be on the roster.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry is silent or does not want this member.
+    pub fn register(&self, registration: &Registration) -> Result<RegisteredReply, ClientError> {
+        let answer = self.post("/register", registration)?;
+        let answer = answer.success()?;
+        RegisteredReply::from_json(&answer.body).map_err(|e| answer.nonsense(&e))
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry is silent or cannot renew.
+    pub fn heartbeat(&self, id: &InstanceId) -> Result<Heartbeat, ClientError> {
+        let answer = self.post("/heartbeat", &Identification { instance_id: id.clone() })?;
+        if answer.status == 404 && answer.error().is_some() {
+            return Ok(Heartbeat::Unknown);
+        }
+        answer.success().map(|_| Heartbeat::Renewed)
+    }
+
+    /// Leaves the roster. An older registry that has no such request answers 404: its lease will end.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry is silent or cannot take the member off.
+    pub fn deregister(&self, id: &InstanceId) -> Result<(), ClientError> {
+        self.post("/deregister", &Identification { instance_id: id.clone() })?.success().map(|_| ())
+    }
+
+    /// Asks for the roster, or for word that it is still the one that `etag` came with.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry is silent or its answer holds no roster.
+    pub fn members(&self, etag: Option<&str>) -> Result<RosterReply, ClientError> {
+        let mut request = self.agent.get(format!("{}/members", self.base));
+        if let Some(etag) = etag {
+            request = request.header("if-none-match", etag);
+        }
+        let answer = read(request.call())?;
+        let stale =
+            answer.header(STALE_HEADER).and_then(|text| text.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
+        if answer.status == 304 && etag.is_some() {
+            return Ok(RosterReply { changed: None, stale });
+        }
+        let answer = answer.success()?;
+        let members = MembersReply::from_json(&answer.body).map_err(|e| answer.nonsense(&e))?;
+        Ok(RosterReply { changed: Some((members, answer.header("etag").map(str::to_owned))), stale })
+    }
+
+    /// Breaks off whatever request is under way on any thread; every later one fails. A connection that is still being
+    /// made is not broken off.
+    pub fn shutdown(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Answer, ClientError> {
+        let body = serde_json::to_vec(body).expect("names, numbers and addresses always have a JSON form");
+        read(self.agent.post(format!("{}{path}", self.base)).content_type("application/json").send(&body[..]))
+    }
+}
+
+fn read(result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
+    let (parts, mut body) = result.map_err(|e| ClientError::Unreachable(said(&e)))?.into_parts();
+    let body = body.with_config().limit(ANSWER_MAX).read_to_vec().map_err(|e| ClientError::Unreachable(said(&e)))?;
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
+/// An error of the HTTP client as an operator would say it.
+fn said(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => "no answer within the time limit".into(),
+        ureq::Error::HostNotFound => "its name has no address".into(),
+        ureq::Error::ConnectionFailed => "no connection".into(),
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        ureq::Error::Io(e) => e.to_string(),
+        other => other.to_string(),
+    }
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn error(&self) -> Option<String> {
+        serde_json::from_slice(&self.body).ok().map(|body: ErrorBody| body.error)
+    }
+
+    fn success(self) -> Result<Self, ClientError> {
+        if (200..300).contains(&self.status) {
+            return Ok(self);
+        }
+        let message = self.error().unwrap_or_else(|| "with no reason that can be read".into());
+        Err(ClientError::Refused { status: self.status, message: one_line(&message) })
+    }
+
+    fn nonsense(&self, what: &dyn fmt::Display) -> ClientError {
+        ClientError::Refused {
+            status: self.status,
+            message: one_line(&format!("but the answer makes no sense: {what}")),
+        }
+    }
+}
+
+/// A text from outside, fit for a log line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}

@@ -1,0 +1,175 @@
+//! Who the peers are: from one roster to the next, who joined, left or moved.
+//!
+//! A plain value, driven by [`control`](super::control): it is handed each roster and `now`, and says what changed. It
+//! promises:
+//! * This member is never its own peer, and no identity stands in the set twice.
+//! * Who is missing from a roster leaves at once, with one exception.
+//! * The exception: a registry that has lost its memory (emptied store, restart without state) serves a roster that fills
+//!   up again only as members find out. After [`Peers::registry_forgot`] the peers that are missing are *held*: they stay
+//!   until the hold ends, so that losing the registry's memory stops no probe. Who is still missing then leaves.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::wire::{InstanceId, Location, Member};
+
+/// Another member, as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// The site it stands for.
+    pub location: Location,
+    /// Who it is.
+    pub instance_id: InstanceId,
+    /// Where it is reached.
+    pub ip: IpAddr,
+    /// The port that is probed.
+    pub port: NonZeroU16,
+}
+
+impl Peer {
+    /// Where to connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.get())
+    }
+}
+
+/// What a roster changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Peers that are new.
+    pub joined: Vec<Arc<Peer>>,
+    /// Peers that are gone.
+    pub left: Vec<Arc<Peer>>,
+    /// Peers of the same identity at another location or address, as they are now.
+    pub moved: Vec<Arc<Peer>>,
+}
+
+impl Change {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.joined.is_empty() && self.left.is_empty() && self.moved.is_empty()
+    }
+}
+
+/// What is known of one peer.
+#[derive(Clone, Debug)]
+struct Known {
+    peer: Arc<Peer>,
+    last_seen: u64,
+    /// Missing from the newest roster, and held.
+    held: bool,
+}
+
+/// The peers of one member. See the module's head.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    me: InstanceId,
+    known: BTreeMap<InstanceId, Known>,
+    hold: Duration,
+    hold_until: Option<Instant>,
+}
+
+impl Peers {
+    /// No peers yet. `hold` is how long the peers outlast a registry's lost memory: long enough for every living member
+    /// to notice (its poll and heartbeat intervals) and to register again.
+    #[must_use]
+    pub fn new(me: InstanceId, hold: Duration) -> Self {
+        Self { me, known: BTreeMap::new(), hold, hold_until: None }
+    }
+
+    /// Takes in a roster.
+    pub fn apply(&mut self, roster: Vec<Member>, now: Instant) -> Change {
+        let mut change = Change::default();
+        let mut before = std::mem::take(&mut self.known);
+        for member in roster {
+            if member.instance_id == self.me || self.known.contains_key(&member.instance_id) {
+                continue;
+            }
+            let peer = Peer {
+                location: member.location,
+                instance_id: member.instance_id.clone(),
+                ip: member.ip,
+                port: member.port,
+            };
+            let peer = match before.remove(&member.instance_id) {
+                Some(known) if *known.peer == peer => known.peer,
+                Some(_) => {
+                    let peer = Arc::new(peer);
+                    change.moved.push(Arc::clone(&peer));
+                    peer
+                }
+                None => {
+                    let peer = Arc::new(peer);
+                    change.joined.push(Arc::clone(&peer));
+                    peer
+                }
+            };
+            self.known.insert(member.instance_id, Known { peer, last_seen: member.last_seen, held: false });
+        }
+        let holding = self.hold_until.is_some_and(|until| now < until);
+        for (id, known) in before {
+            if holding {
+                self.known.insert(id, Known { held: true, ..known });
+            } else {
+                change.left.push(known.peer);
+            }
+        }
+        change
+    }
+
+    /// Lets go of the peers held, once the hold is over: to be called when the roster has not changed.
+    pub fn settle(&mut self, now: Instant) -> Change {
+        let mut change = Change::default();
+        if self.hold_until.is_some_and(|until| now >= until) {
+            self.hold_until = None;
+            self.known.retain(|_, known| {
+                if known.held {
+                    change.left.push(Arc::clone(&known.peer));
+                }
+                !known.held
+            });
+        }
+        change
+    }
+
+    /// The registry has lost its memory: from now on, and for the length of the hold, no peer leaves.
+    pub fn registry_forgot(&mut self, now: Instant) {
+        self.hold_until = Some(now + self.hold);
+    }
+
+    /// Changes the length of holds to come.
+    pub fn set_hold(&mut self, hold: Duration) {
+        self.hold = hold;
+    }
+
+    /// How many peers are missing from the newest roster and held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.known.values().filter(|known| known.held).count()
+    }
+
+    /// The peers with the registry's word of when each was last seen, in seconds since the epoch (0 where it gave none).
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Peer>, u64)> {
+        self.known.values().map(|known| (&known.peer, known.last_seen))
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

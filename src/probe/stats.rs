@@ -1,0 +1,129 @@
+//! Sums over many probes: counts and histograms, as plain values.
+
+use std::time::Duration;
+
+use super::{Outcome, Reason};
+
+/// Upper bounds of the buckets of probe durations, in seconds: a LAN, a metropolitan line, a continent, an ocean or
+/// satellite, and a lost SYN (one second). Few, because every location has them once for each kind of check.
+pub const DURATION_BOUNDS: &[f64] = &[0.002, 0.025, 0.1, 0.3, 1.0];
+
+/// Upper bounds of the buckets of probe lag, in seconds: the timer's own grain, a busy host, a starved one.
+pub const LAG_BOUNDS: &[f64] = &[0.002, 0.005, 0.02, 0.1, 0.5, 2.0];
+
+/// A histogram with fixed bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// How many fell into each bucket alone; the last entry is for what exceeds every bound.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    /// An empty one. `bounds` ascend.
+    #[must_use]
+    pub fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    /// Counts one duration. A value equal to a bound belongs to its bucket, as Prometheus's `le` says.
+    pub fn observe(&mut self, value: Duration) {
+        let seconds = value.as_secs_f64();
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.counts[bucket] += 1;
+        self.sum += seconds;
+    }
+
+    /// The upper bounds of the buckets.
+    #[must_use]
+    pub fn bounds(&self) -> &'static [f64] {
+        self.bounds
+    }
+
+    /// How many values fell into each bucket alone, and last how many exceeded every bound.
+    #[must_use]
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
+    /// Their sum, in seconds.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+}
+
+/// What came of all probes of one kind towards one location.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tally {
+    /// Probes that ended.
+    pub probes: u64,
+    /// Those that failed, by [`Reason`] in the order of [`Reason::ALL`].
+    failures: [u64; Reason::ALL.len()],
+    /// How long the successful ones took.
+    pub durations: Histogram,
+    /// SYN segments sent again.
+    pub syn_retransmits: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            probes: 0,
+            failures: [0; Reason::ALL.len()],
+            durations: Histogram::new(DURATION_BOUNDS),
+            syn_retransmits: 0,
+        }
+    }
+}
+
+impl Tally {
+    /// Counts one outcome.
+    pub fn add(&mut self, outcome: &Outcome) {
+        self.probes += 1;
+        self.syn_retransmits += u64::from(outcome.syn_retransmits);
+        match &outcome.result {
+            Ok(timings) => self.durations.observe(timings.total),
+            Err(failure) => self.failures[failure.reason as usize] += 1,
+        }
+    }
+
+    /// How many failed for each reason that has occurred.
+    pub fn failures(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.failures).filter(|&(_, count)| count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::{Failure, Timings};
+
+    #[test]
+    fn a_value_on_a_bound_belongs_to_its_bucket_and_one_beyond_all_to_the_last() {
+        let mut histogram = Histogram::new(&[0.1, 1.0]);
+        for millis in [50, 100, 101, 1000, 5000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        assert_eq!(histogram.counts(), [2, 2, 1]);
+        assert!((histogram.sum() - 6.251).abs() < 1e-9);
+    }
+
+    #[test]
+    fn failures_are_counted_by_reason_and_never_enter_the_durations() {
+        let mut tally = Tally::default();
+        let failed = |reason| Outcome { result: Err(Failure { reason, detail: String::new() }), syn_retransmits: 2 };
+        for reason in Reason::ALL {
+            tally.add(&failed(reason));
+        }
+        tally.add(&failed(Reason::Timeout));
+        tally.add(&Outcome { result: Ok(Timings::default()), syn_retransmits: 0 });
+        assert_eq!(tally.probes, 11);
+        assert_eq!(tally.syn_retransmits, 20);
+        assert_eq!(tally.durations.counts().iter().sum::<u64>(), 1);
+        for (reason, count) in tally.failures() {
+            assert_eq!(count, if reason == Reason::Timeout { 2 } else { 1 }, "{reason}");
+        }
+    }
+}
