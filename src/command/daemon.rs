@@ -210,7 +210,8 @@ impl<S> Life<S> {
     async fn attend(mut self, daemon: &mut impl Daemon<S>) -> Result<(), String> {
         let mut signals = Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?;
         // Twice within the time that the service manager allows, so that one late beat is no death.
-        let beat = systemd::watchdog_interval().map_or(TURN, |limit| (limit / 2).min(TURN));
+        let watchdog = systemd::watchdog_interval();
+        let beat = watchdog.map_or(TURN, |limit| (limit / 2).min(TURN));
         let mut ticks = tokio::time::interval(beat);
         let mut shown = self.status(daemon);
         self.notifier.status(&shown);
@@ -230,7 +231,8 @@ impl<S> Life<S> {
                 shown = status;
             }
             match self.vitals.stalled() {
-                None => self.notifier.watchdog(),
+                None if watchdog.is_some() => self.notifier.watchdog(),
+                None => {}
                 Some(now) if stalled != Some(now.name) => {
                     error!("{now}");
                     stalled = Some(now.name);

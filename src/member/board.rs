@@ -277,13 +277,17 @@ impl Board {
         if let Some((watched, state, failure)) =
             failing.iter().max_by_key(|(_, s, _)| now.saturating_duration_since(s.since))
         {
+            // The line is sent where it changes, so it does not count seconds.
+            let lasted = match now.saturating_duration_since(state.since) {
+                short if short < Duration::from_secs(120) => "under 2 min".to_owned(),
+                long => rough(long),
+            };
             line += &format!(
-                ", {} failing: {} ({} {}) for {}",
+                ", {} failing: {} ({} {}) for {lasted}",
                 failing.len(),
                 watched.peer.location,
                 watched.check.check_type().label(),
                 failure.reason,
-                rough(now.saturating_duration_since(state.since)),
             );
             if failing.len() > 1 {
                 line += &format!(" and {} more", failing.len() - 1);
