@@ -5,8 +5,10 @@ pub mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use netring::config::{Environment, load_member, load_registry};
+use support::daemon::{Member, Registry};
 use support::metrics::Metrics;
-use support::{address, eventually, port};
+use support::{Scratch, address, eventually, port, socket};
 
 const GOOD: &str = "\
 # HELP up Whether \\\\ it is up,\\nin two lines.
@@ -93,4 +95,27 @@ fn every_port_is_given_once_and_the_address_is_our_own() {
     assert_eq!(ports.len(), 100);
     let std::net::IpAddr::V4(address) = address() else { panic!("an IPv4 address") };
     assert!(address.is_loopback() && address.octets()[1] >= 64 && address.octets()[1] < 128, "{address}");
+}
+
+#[test]
+fn the_files_it_writes_are_configurations_and_say_what_was_asked_for() {
+    let (scratch, environment) = (Scratch::new(), Environment::default());
+    let with_redis = Registry { redis: Some(socket()), ..Registry::new() };
+    for registry in [Registry::new(), with_redis] {
+        let file = scratch.file("registry.yaml", &registry.yaml());
+        let loaded =
+            load_registry(Some(&file), &file, &environment).unwrap_or_else(|e| panic!("{e}\n{}", registry.yaml()));
+        assert_eq!(loaded.settings.server.port.get(), registry.server.port());
+        assert_eq!(loaded.settings.redis.map(|redis| redis.port.get()), registry.redis.map(|redis| redis.port()));
+        assert_eq!(loaded.settings.member_ttl, Duration::from_secs(registry.member_ttl.into()));
+    }
+    let v6 = "[fd77::1]:8756".parse().unwrap();
+    let told = Member { instance_id: None, advertise_ip: Some("fd77::2".parse().unwrap()), ..Member::new("eu1", v6) };
+    for member in [Member::new("us1", socket()), told] {
+        let file = scratch.file("member.yaml", &member.yaml());
+        let loaded = load_member(Some(&file), &file, &environment).unwrap_or_else(|e| panic!("{e}\n{}", member.yaml()));
+        assert_eq!(loaded.settings.registry.url.base, format!("http://{}", member.registry));
+        assert_eq!(loaded.settings.checks.http_endpoints, member.http_endpoints);
+        assert_eq!(loaded.settings.intervals.check, Duration::from_secs(member.check_interval.into()));
+    }
 }
