@@ -88,7 +88,7 @@ pub struct Loaded<T> {
     pub file: Option<PathBuf>,
     /// What the operator should know though nothing is wrong, each a line for the log.
     pub warnings: Vec<String>,
-    /// What is in force, key by key, in the order of [`keys`]; where there is no Redis, `registry.redis` is null
+    /// What is in force, key by key, in the order of [`keys()`]; where there is no Redis, `registry.redis` is null
     /// in place of its keys.
     pub effective: Vec<Effective>,
 }
