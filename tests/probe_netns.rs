@@ -2,7 +2,7 @@
 //!
 //! Each test runs itself again inside a user and network namespace of its own (`unshare -rn`), joined by a veth pair to a
 //! second namespace that stands for the peer; nothing of it touches the machine's own network. Where namespaces or the
-//! tools are not to be had, a test says SKIPPED on stderr, past the test runner's capture.
+//! tools are not to be had, a test says SKIP on stderr, past the test runner's capture.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it needs fails")]
 
@@ -50,7 +50,7 @@ fn in_namespace(name: &str, body: impl FnOnce(&Peer)) {
 
 fn skip(name: &str, why: &str) {
     // Not by eprintln!, which the test runner keeps back when a test passes.
-    std::io::stderr().write_all(format!("SKIPPED {name}: {why}\n").as_bytes()).unwrap();
+    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).unwrap();
 }
 
 /// The other host. Gone with its namespace when dropped.
