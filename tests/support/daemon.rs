@@ -1,11 +1,11 @@
 //! The real binary as a registry or a member, with short intervals, a service manager that listens for READY, and a
 //! state directory that outlives its restarts.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::fabric::Host;
@@ -158,8 +158,7 @@ pub struct Daemon {
     pub server: SocketAddr,
     subcommand: &'static str,
     host: Option<Host>,
-    manager: UnixDatagram,
-    notified: RefCell<Vec<String>>,
+    notified: Arc<Mutex<Vec<String>>>,
     scratch: Scratch,
 }
 
@@ -167,12 +166,9 @@ impl Daemon {
     fn start(subcommand: &'static str, server: SocketAddr, yaml: &str, host: Option<&Host>) -> Self {
         let scratch = Scratch::new();
         let _ = scratch.file("config.yaml", yaml);
-        let manager =
-            UnixDatagram::bind(scratch.path().join("notify")).expect("a socket can be made in a new directory");
-        manager.set_nonblocking(true).expect("a socket can be set non-blocking");
+        let notified = listen(&scratch.path().join("notify"));
         let process = Self::spawn(subcommand, &scratch, host);
-        let notified = RefCell::default();
-        let mut daemon = Self { process, server, subcommand, host: host.cloned(), manager, notified, scratch };
+        let mut daemon = Self { process, server, subcommand, host: host.cloned(), notified, scratch };
         daemon.wait_ready();
         daemon
     }
@@ -206,18 +202,13 @@ impl Daemon {
     /// Every message it has sent to its service manager since its last start.
     #[must_use]
     pub fn notifications(&self) -> Vec<String> {
-        let mut message = [0; 4096];
-        while let Ok(length) = self.manager.recv(&mut message) {
-            self.notified.borrow_mut().push(String::from_utf8_lossy(&message[..length]).into_owned());
-        }
-        self.notified.borrow().clone()
+        self.notified.lock().expect("no thread panics while it holds the list").clone()
     }
 
     /// Starts it again, with the same configuration, state directory and address, and waits until it is ready.
     pub fn start_again(&mut self) {
         self.process.kill();
-        let _ = self.notifications();
-        self.notified.borrow_mut().clear();
+        self.notified.lock().expect("no thread panics while it holds the list").clear();
         self.process = Self::spawn(self.subcommand, &self.scratch, self.host.as_ref());
         self.wait_ready();
     }
@@ -288,6 +279,7 @@ impl Daemon {
 
     /// `POST path` with this JSON text, which it must answer.
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "most posts are sent for what they do")]
     pub fn post(&self, path: &str, json: &str) -> Answer {
         self.ask(|server| http::post(server, path, json)).unwrap_or_else(|e| panic!("{e}; its log:\n{}", self.log()))
     }
@@ -317,6 +309,25 @@ impl Daemon {
             other => Err(format!("{other:?}")),
         });
     }
+}
+
+/// The service manager: collects what arrives at its socket for as long as anybody keeps the list. It reads all the time, as
+/// systemd does, because a sender waits where ten messages lie unread.
+fn listen(path: &Path) -> Arc<Mutex<Vec<String>>> {
+    let socket = UnixDatagram::bind(path).expect("a socket can be made in a new directory");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a time limit can be set");
+    let list = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::downgrade(&list);
+    std::thread::spawn(move || {
+        let mut message = [0; 4096];
+        while kept.strong_count() > 0 {
+            let Ok(length) = socket.recv(&mut message) else { continue };
+            let Some(list) = kept.upgrade() else { return };
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            list.lock().expect("no thread panics while it holds the list").push(text);
+        }
+    });
+    list
 }
 
 /// A registry and one member per location, each seeing all the others.
