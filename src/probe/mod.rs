@@ -203,7 +203,9 @@ pub async fn run(target: &Target, limits: &Limits) -> Outcome {
         Check::Tcp => tcp::probe(target.address, &budget).await,
         Check::Http { endpoint } => {
             let site = Site::from(target.address);
-            http::probe(target.address, &site, endpoint, &limits.http_ok_status, &budget).await
+            // In a box of its own, so that the many TCP probes in flight need not each have room for an HTTP one, which
+            // is five times as large.
+            Box::pin(http::probe(target.address, &site, endpoint, &limits.http_ok_status, &budget)).await
         }
     }
 }
