@@ -253,7 +253,8 @@ impl Loop {
     }
 
     fn start(&mut self, turn: Turn) {
-        let target = self.plan[&turn.id].target.clone();
+        let planned = self.plan.get(&turn.id).expect("the schedule holds exactly the targets of the plan");
+        let target = planned.target.clone();
         let settings = Arc::clone(&self.settings);
         let task = self.probes.spawn(async move {
             let lag = clock::monotonic().saturating_duration_since(turn.due);

@@ -81,9 +81,8 @@ fn each_target_is_probed_once_an_interval() {
     let mut seen = [0; 5];
     while seen.iter().any(|&n| n < 3) {
         match next(&mut reports) {
-            Report::Probed { id, outcome, lag, follow_up, .. } => {
-                assert!(outcome.result.is_ok(), "{outcome:?}");
-                assert!(lag <= ms(100) && !follow_up);
+            Report::Probed { id, outcome, follow_up, .. } => {
+                assert!(outcome.result.is_ok() && !follow_up, "{outcome:?}");
                 seen[id.0 as usize] += 1;
             }
             Report::Skipped { reason, .. } => assert_eq!(reason, SkipReason::Late),
@@ -113,7 +112,7 @@ fn a_peer_found_down_is_looked_at_again_before_its_next_turn() {
         }
     };
     let after = again - found;
-    assert!((ms(1_000)..ms(1_500)).contains(&after), "{after:?}");
+    assert!((ms(1_000)..ms(1_900)).contains(&after), "{after:?}");
 }
 
 #[test]
@@ -217,15 +216,19 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     let live = listeners.iter().enumerate().map(|(id, (_, address))| probing(id as u64, *address));
     prober.set_targets(dead.chain(live).collect());
     let mut starts: HashMap<u64, Vec<Instant>> = HashMap::new();
+    let mut lags = Vec::new();
     let mut timeouts = 0;
     while starts.len() < 20 || starts.values().any(|starts| starts.len() < 5) {
         let report = next(&mut reports);
-        let Report::Probed { id, outcome, ended, .. } = report else {
+        let Report::Probed { id, outcome, ended, lag, .. } = report else {
             assert!(id(&report) >= 100, "no turn of a living target is skipped: {report:?}");
             continue;
         };
         match outcome.result {
-            Ok(timings) => starts.entry(id.0).or_default().push(ended - timings.total),
+            Ok(timings) => {
+                starts.entry(id.0).or_default().push(ended - timings.total);
+                lags.push(lag);
+            }
             Err(failure) => {
                 assert_eq!(failure.reason, Reason::Timeout);
                 timeouts += 1;
@@ -241,4 +244,28 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     println!("{timeouts} timeouts; intervals off by {median:?} in the median, {worst:?} at worst");
     assert!(timeouts >= 400, "each dead target costs one time limit, all of them in parallel: {timeouts}");
     assert!(median <= interval / 50, "{median:?}");
+    lags.sort();
+    let lag = lags[lags.len() / 2];
+    assert!(lag > Duration::ZERO && lag <= interval / 50, "{lag:?}");
+}
+
+#[tokio::test]
+async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
+    let (_orders, told) = watch::channel(Orders {
+        plan: Arc::default(),
+        settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
+    });
+    let (sender, mut reports) = mpsc::channel(1);
+    let mut work = Loop::new(told, sender, Arc::default());
+    let now = clock::monotonic();
+    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
+    work.schedule.add(TargetId(0), phase, now);
+    let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
+    let task = work.probes.spawn(async { panic!("for the test") });
+    work.in_flight.insert(turn.id, InFlight { turn, task });
+    let ended = work.probes.join_next().await.unwrap();
+    work.settle(ended);
+    let Report::Probed { id, outcome, .. } = reports.recv().await.unwrap() else { panic!("skipped") };
+    assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local));
+    assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
 }

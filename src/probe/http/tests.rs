@@ -294,7 +294,7 @@ async fn timeout(script: impl Fn(Visit) + Send + Sync + 'static) -> String {
     let Failure { reason, detail } = get_with(peer(script).address, "/", &limits).await.unwrap_err();
     let took = clock::monotonic() - begun;
     assert_eq!(reason, Reason::Timeout, "{detail}");
-    assert!((limit..limit + Duration::from_millis(300)).contains(&took), "{took:?}");
+    assert!((limit..limit + Duration::from_secs(1)).contains(&took), "{took:?}");
     detail
 }
 
