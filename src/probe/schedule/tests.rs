@@ -102,6 +102,16 @@ fn a_target_is_probed_evenly_by_ten_thousand_members_whose_names_are_alike() {
 }
 
 #[test]
+fn endpoints_of_one_peer_are_spread_though_they_differ_only_at_the_end() {
+    let mut cells = [0_u32; 600];
+    for number in 0..10_000 {
+        let check = Check::Http { endpoint: Arc::from(format!("/{number:05}")) };
+        cells[Phase::of(&instance("self"), &instance("peer"), &check).of_interval(600) as usize] += 1;
+    }
+    assert!((420.0..780.0).contains(&unevenness(&cells)), "{}", unevenness(&cells));
+}
+
+#[test]
 fn no_target_drifts_over_a_day_of_late_wake_ups_and_slow_probes() {
     let start = clock::monotonic();
     let mut random = fastrand::Rng::with_seed(1);
