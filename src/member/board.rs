@@ -1,6 +1,6 @@
 //! What this member has seen: its targets, the last outcome of each, and the sums over all of them.
 //!
-//! One board a member. [`control`](super::control) tells it who the peers are, the report task feeds it what the probe
+//! One board a member. the control thread tells it who the peers are, the report task feeds it what the probe
 //! thread found, and scrapes, `/health`, the status line and the demo's table read it. The probe thread never touches it.
 //! It promises:
 //! * Every target is one label set: identities are unique among peers, endpoints are unique in the configuration.

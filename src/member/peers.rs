@@ -1,6 +1,6 @@
 //! Who the peers are: from one roster to the next, who joined, left or moved.
 //!
-//! A plain value, driven by [`control`](super::control): it is handed each roster and `now`, and says what changed. It
+//! A plain value, driven by the control thread: it is handed each roster and `now`, and says what changed. It
 //! promises:
 //! * This member is never its own peer, and no identity stands in the set twice.
 //! * Who is missing from a roster leaves at once, with one exception.

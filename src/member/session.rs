@@ -1,7 +1,7 @@
 //! What a member owes the registry, and when: register, renew, ask for the roster, back off.
 //!
 //! The session is a plain value. [`Session::next`] says what to do now or until when to wait; the driver
-//! ([`control`](super::control)) does it and hands back what came of it with [`Session::on_reply`]. It reads no clock and
+//! (the control thread) does it and hands back what came of it with [`Session::on_reply`]. It reads no clock and
 //! no random source: `now` and the jitter are passed in.
 //!
 //! It promises:
