@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::config::{self, ConfigFaults, Environment, Loaded, LogSettings, MemberSettings, RegistrySettings, Role};
+use crate::config::{
+    self, ConfigFaults, Environment, Loaded, LogFormat, LogSettings, MemberSettings, RegistrySettings, Role,
+};
 use crate::host::descriptors;
 use crate::host::logging::{self, Logging};
 use crate::host::signals::{Signal, Signals};
@@ -168,7 +170,8 @@ fn daemon<S>(
         .map_err(|e| format!("cannot start: {e}"))
         .and_then(|runtime| {
             let config = config.map(Path::to_owned);
-            let life = Life { kind, config, logging, notifier, vitals: Vitals::new(), refused: false };
+            let format = (kind.log)(&loaded.settings).format;
+            let life = Life { kind, config, logging, notifier, vitals: Vitals::new(), format, refused: false };
             let ended = run(loaded.settings, &runtime, life);
             // Whatever still waits on something slow is not waited for.
             runtime.shutdown_background();
@@ -201,6 +204,8 @@ struct Life<S: 'static> {
     logging: Logging,
     notifier: Notifier,
     vitals: Vitals,
+    /// The form of the log, which stays until the end.
+    format: LogFormat,
     /// The last reload was refused: the operator believes in settings that are not in force.
     refused: bool,
 }
@@ -230,14 +235,13 @@ impl<S> Life<S> {
                 self.notifier.status(&status);
                 shown = status;
             }
-            match self.vitals.stalled() {
-                None if watchdog.is_some() => self.notifier.watchdog(),
-                None => {}
-                Some(now) if stalled != Some(now.name) => {
-                    error!("{now}");
-                    stalled = Some(now.name);
-                }
-                Some(_) => {}
+            let still = self.vitals.stalled();
+            if let Some(still) = still.filter(|still| stalled != Some(still.name)) {
+                error!("{still}");
+            }
+            stalled = still.map(|still| still.name);
+            if stalled.is_none() && watchdog.is_some() {
+                self.notifier.watchdog();
             }
         }
         self.notifier.stopping();
@@ -254,10 +258,13 @@ impl<S> Life<S> {
         self.notifier.reloading();
         let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment());
         let taken = loaded.map_err(|faults| refused(&faults)).and_then(|loaded| {
-            let level = &(self.kind.log)(&loaded.settings).level;
-            self.logging.set_level(level).map_err(|e| refused(&e))?;
+            let log = (self.kind.log)(&loaded.settings);
+            self.logging.set_level(&log.level).map_err(|e| refused(&e))?;
             announce(&loaded);
-            Ok(daemon.reload(loaded.settings))
+            let format = (log.format != self.format).then_some("log.format");
+            let mut later = daemon.reload(loaded.settings);
+            later.extend(format);
+            Ok(later)
         });
         self.refused = taken.is_err();
         if let Ok(later) = taken {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{RegistryLink, RegistryUrl};
-use crate::member::board::rough;
+use crate::member::board::{counted, rough};
 use crate::member::client::RegistryClient;
 use crate::wire::{Member, Members};
 
@@ -73,7 +73,7 @@ fn print_table(members: &[Member], stale: Duration, out: &mut dyn Write) -> std:
         writeln!(out, "{location:a$}  {address:b$}  {last_seen:c$}  {registered:d$}  {instance}")?;
     }
     let locations: std::collections::BTreeSet<_> = members.iter().map(|member| &member.location).collect();
-    writeln!(out, "\n{} members at {} locations", members.len(), locations.len())?;
+    writeln!(out, "\n{} at {}", counted(members.len(), "member"), counted(locations.len(), "location"))?;
     if !stale.is_zero() {
         writeln!(out, "The registry's store is away: this is the roster of {} ago.", rough(stale))?;
     }

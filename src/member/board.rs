@@ -1,6 +1,6 @@
 //! What this member has seen: its targets, the last outcome of each, and the sums over all of them.
 //!
-//! One board a member. the control thread tells it who the peers are, the report task feeds it what the probe
+//! One board a member. The control thread tells it who the peers are, the report task feeds it what the probe
 //! thread found, and scrapes, `/health`, the status line and the demo's table read it. The probe thread never touches it.
 //! It promises:
 //! * Every target is one label set: identities are unique among peers, endpoints are unique in the configuration.
@@ -214,9 +214,10 @@ impl Board {
         })
     }
 
-    /// The peers in the order of location and identity, each with when it was last seen in seconds since the epoch.
-    pub fn peers(&self) -> impl Iterator<Item = (&Arc<Peer>, f64)> {
-        self.sights.values().map(|sight| (&sight.peer, sight.last_seen))
+    /// The peers in the order of location and identity, each with when it was last seen in seconds since the epoch, where
+    /// anybody has said.
+    pub fn peers(&self) -> impl Iterator<Item = (&Arc<Peer>, Option<f64>)> {
+        self.sights.values().map(|sight| (&sight.peer, Some(sight.last_seen).filter(|&seen| seen > 0.0)))
     }
 
     /// How many peers there are.
@@ -327,7 +328,8 @@ impl Watched {
 }
 
 /// `1 peer`, `12 peers`.
-fn counted(n: usize, noun: &str) -> String {
+#[must_use]
+pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 

@@ -7,7 +7,7 @@
 //! Trouble with the registry is logged when it begins, when its kind changes and when it ends, never on repeat.
 
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::config::{Advertise, MemberSettings};
 use crate::host::address;
 use crate::host::state::StateDir;
 use crate::host::vitals::Pulse;
-use crate::wire::{InstanceId, Members, MembersReply, Registration};
+use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
 
 use super::board::{Board, rough};
 use super::client::{ClientError, Heartbeat, RegistryClient};
@@ -123,6 +123,8 @@ struct Driver {
     etag: Option<String>,
     /// The address of the last registration.
     registered_ip: Option<IpAddr>,
+    /// Where another member with this one's identity is.
+    double: Option<SocketAddr>,
     trouble: Option<Trouble>,
     unusable: usize,
 }
@@ -145,6 +147,7 @@ impl Driver {
             client,
             etag: None,
             registered_ip: None,
+            double: None,
             trouble: None,
             unusable: 0,
         }
@@ -238,11 +241,26 @@ impl Driver {
         let Some((members, etag)) = answer.changed else {
             return Ok(Reply::Roster { listed: true });
         };
-        let listed = members.members.iter().any(|member| member.instance_id == self.me);
+        let listed = members.members.iter().find(|member| member.instance_id == self.me);
+        self.beware_of_double(listed);
+        let listed = listed.is_some();
         // A roster without this member is not one to be confirmed by "unchanged".
         self.etag = etag.filter(|_| listed);
         *roster = Some(members);
         Ok(Reply::Roster { listed })
+    }
+
+    /// Two members with one identity hide each other: the roster shows whichever registered last.
+    fn beware_of_double(&mut self, listed: Option<&Member>) {
+        let registered = self.registered_ip.map(|ip| SocketAddr::new(ip, self.settings.server.port.get()));
+        let double = listed
+            .map(|member| SocketAddr::new(member.ip, member.port.get()))
+            .filter(|&address| registered.is_some_and(|registered| registered != address));
+        if double.is_some() && self.double != double {
+            let address = double.map(tracing::field::display);
+            warn!(instance = %self.me, address, "another member has the identity of this one, and peers see only one of them");
+        }
+        self.double = double;
     }
 
     /// Follows a roster, and keeps it for the next start where it changed.

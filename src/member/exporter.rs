@@ -143,7 +143,9 @@ fn members(out: &mut Exposition, board: &Board) {
     );
     for (peer, last_seen) in board.peers() {
         let labels = [("location", peer.location.as_str()), ("instance_id", peer.instance_id.as_str())];
-        out.sample("netring_member_last_seen_timestamp", &labels, last_seen);
+        if let Some(last_seen) = last_seen {
+            out.sample("netring_member_last_seen_timestamp", &labels, last_seen);
+        }
     }
 }
 
