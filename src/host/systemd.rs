@@ -1,13 +1,14 @@
 //! Speaking with systemd: readiness, status, watchdog, reload, and a listening socket it may hand over.
 //!
-//! Outside systemd all of it does nothing. Every message is one datagram (sd_notify(3)); a message that cannot be sent is
-//! logged once and never stops the daemon.
+//! Outside systemd all of it does nothing. Every message is one datagram (sd_notify(3)), sent by a thread of its own: a
+//! service manager that does not read its socket blocks whoever writes to it, and must not hold up the daemon. A message
+//! that cannot be sent is logged once and never stops the daemon.
 
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -16,22 +17,44 @@ use socket2::Socket;
 /// The longest status, in characters: what fits on a line of `systemctl status`.
 const STATUS_MAX: usize = 200;
 
-/// Tells the service manager how the daemon is.
+/// How many messages may wait for a service manager that does not read; later ones are dropped, and said again soon.
+const QUEUE_MAX: usize = 32;
+
+/// How long the last word waits to be sent.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// Tells the service manager how the daemon is. Messages are sent in order, in the background.
 #[derive(Clone, Debug)]
 pub struct Notifier {
-    failed: Option<Arc<AtomicBool>>,
+    queue: Option<SyncSender<Message>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    States(Vec<NotifyState<'static>>),
+    Status(String),
+    /// Nothing to send: tells when all before it has been sent.
+    Sent(SyncSender<()>),
 }
 
 impl Notifier {
     /// To the service manager named by `NOTIFY_SOCKET`; to nobody where there is none.
     #[must_use]
     pub fn from_env() -> Self {
-        Self { failed: std::env::var_os("NOTIFY_SOCKET").map(|_| Arc::default()) }
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return Self { queue: None };
+        }
+        let (queue, messages) = sync_channel(QUEUE_MAX);
+        let thread = std::thread::Builder::new().name("netring-notify".into()).spawn(move || send_all(&messages));
+        if let Err(e) = &thread {
+            tracing::warn!("cannot tell systemd how the daemon is: {e}");
+        }
+        Self { queue: thread.is_ok().then_some(queue) }
     }
 
     /// The daemon serves, also again after a reload.
     pub fn ready(&self) {
-        self.send(&[NotifyState::Ready]);
+        self.put(Message::States(vec![NotifyState::Ready]));
     }
 
     /// The line that `systemctl status` shows: control characters become spaces, and what is too long is cut.
@@ -40,37 +63,55 @@ impl Notifier {
         if text.chars().nth(STATUS_MAX).is_some() {
             line.push('…');
         }
-        self.send(&[NotifyState::Status(&line)]);
+        self.put(Message::Status(line));
     }
 
     /// The configuration is being read again; [`Notifier::ready`] ends it.
     pub fn reloading(&self) {
         // `Type=notify-reload` tells this reload from an older one by the time, which must be in the same message.
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.send(&[NotifyState::Reloading, now]),
-            Err(_) => self.send(&[NotifyState::Reloading]),
-        }
+        let now = NotifyState::monotonic_usec_now().ok();
+        self.put(Message::States([NotifyState::Reloading].into_iter().chain(now).collect()));
     }
 
-    /// The daemon is on its way out.
+    /// The daemon is on its way out. Waits a moment for this and all before it to be sent.
     pub fn stopping(&self) {
-        self.send(&[NotifyState::Stopping]);
+        self.put(Message::States(vec![NotifyState::Stopping]));
+        let (sent, all_sent) = sync_channel(1);
+        self.put(Message::Sent(sent));
+        let _ = all_sent.recv_timeout(LAST_WORD);
     }
 
     /// All vital loops move.
     pub fn watchdog(&self) {
-        self.send(&[NotifyState::Watchdog]);
+        self.put(Message::States(vec![NotifyState::Watchdog]));
     }
 
-    fn send(&self, state: &[NotifyState<'_>]) {
-        let Some(failed) = &self.failed else { return };
-        let result = sd_notify::notify(state);
-        if failed.swap(result.is_err(), Ordering::Relaxed) {
-            return;
+    fn put(&self, message: Message) {
+        if let Some(queue) = &self.queue {
+            // A full queue means that nobody has been listening for long: what does not fit is not missed.
+            let _ = queue.try_send(message);
         }
-        if let Err(e) = result {
+    }
+}
+
+/// Sends each message until no notifier is left.
+fn send_all(messages: &Receiver<Message>) {
+    let mut failing = false;
+    for message in messages {
+        let result = match &message {
+            Message::States(states) => sd_notify::notify(states),
+            Message::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+            Message::Sent(sent) => {
+                let _ = sent.try_send(());
+                continue;
+            }
+        };
+        if let Err(e) = &result
+            && !failing
+        {
             tracing::warn!("cannot tell systemd how the daemon is: {e}");
         }
+        failing = result.is_err();
     }
 }
 
@@ -179,6 +220,34 @@ mod tests {
         assert!(time.trim_end().parse::<u64>().unwrap() > 0);
         assert_eq!(receive(), "WATCHDOG=1\n");
         assert_eq!(receive(), "STOPPING=1\n");
+    }
+
+    #[test]
+    #[ignore = "run as a child process by another test"]
+    fn talks_to_a_wall() {
+        let notifier = Notifier::from_env();
+        for n in 0..1000 {
+            notifier.status(&n.to_string());
+        }
+        notifier.stopping();
+        println!("child: done");
+    }
+
+    #[test]
+    fn a_manager_that_never_reads_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let _never_read = UnixDatagram::bind(&path).unwrap();
+        let mut child = child("talks_to_a_wall").env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).spawn().unwrap();
+        let deadline = crate::clock::monotonic() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if crate::clock::monotonic() > deadline {
+                child.kill().unwrap();
+                panic!("the daemon waits for its manager");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(said(&child.wait_with_output().unwrap()), "done");
     }
 
     #[test]
