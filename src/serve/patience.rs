@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock;
+
 /// A stream that fails with `TimedOut` when an answer is not out within its limit.
 pub(super) struct Patient {
     stream: TcpStream,
@@ -45,7 +47,7 @@ impl Patient {
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         self.unflushed.store(true, Ordering::Relaxed);
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.limit);
+        let deadline = *self.deadline.get_or_insert_with(|| (clock::monotonic() + self.limit).into());
         if let Poll::Ready(result) = write(Pin::new(&mut self.stream), cx) {
             return Poll::Ready(result);
         }
