@@ -1,0 +1,242 @@
+//! Holds the rules of the house that no compiler knows: which room may use which, what the pure files keep away from, who
+//! reads the clock, how long a file may be, and that each has a door comment.
+//!
+//! It reads the text of `src/`, comments left out. Each rule is a function from one file to its faults, and is shown here
+//! to be able to fail.
+
+use std::fs;
+use std::path::Path;
+
+/// The rooms from the top row to the bottom one. A room may use those of the rows below it.
+const ROWS: [&[&str]; 5] =
+    [&["command"], &["registry", "member"], &["probe", "serve", "host"], &["config", "wire"], &["clock"]];
+
+/// The arrows inside a row: the left room may use the right one.
+const WITHIN_A_ROW: [(&str, &str); 2] = [("serve", "host"), ("config", "wire")];
+
+/// The files that decide and never wait, with the folders of the same names.
+const PURE: [&str; 6] =
+    ["registry/roster", "member/session", "member/peers", "member/board", "probe/schedule", "probe/stats"];
+
+/// What a pure file does not name: whatever waits or asks, and the two clocks.
+const WAITING: [&str; 7] = ["tokio", "warp", "redis", "ureq", "hyper", "clock::monotonic", "clock::wall"];
+
+const LINES_MAX: usize = 700;
+
+/// One source file, its path as it stands below `src/`.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    /// The room it belongs to; nothing for `lib.rs` and `main.rs`, which stand outside.
+    fn room(&self) -> Option<&str> {
+        let name = self.path.split('/').next()?.trim_end_matches(".rs");
+        row(name).map(|_| name)
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.split('/').any(|part| part == "tests" || part == "tests.rs")
+    }
+
+    /// The code: every line that is more than a comment, with its number. A comment behind code goes too.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let numbered = self.text.lines().enumerate().map(|(index, line)| (index + 1, line));
+        numbered.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| {
+            let code = line.split_once(" // ").map_or(line, |(code, _)| code);
+            (number, code)
+        })
+    }
+
+    /// The code without the test module at its end.
+    fn product_code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.code().take_while(|(_, line)| line.trim() != "#[cfg(test)]" || self.is_test())
+    }
+
+    fn fault(&self, line: usize, rule: &str) -> String {
+        format!("src/{}:{line}: {rule}", self.path)
+    }
+}
+
+fn row(room: &str) -> Option<usize> {
+    ROWS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Whether the text has this path or name standing by itself: `redis::Client` has `redis`, `StoreKind::Redis` and
+/// `store_redis` have not.
+fn names(line: &str, name: &str) -> bool {
+    let part_of_a_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(name)
+        .any(|(at, _)| !line[..at].ends_with(part_of_a_word) && !line[at + name.len()..].starts_with(part_of_a_word))
+}
+
+/// Every name that stands behind `crate::` in the code, or as one of several in braces behind it; also behind `super::`
+/// in the file of a room that has no folder, where that is the root.
+fn named_in_the_crate(source: &Source) -> Vec<(usize, String)> {
+    let code: Vec<(usize, &str)> = source.code().collect();
+    let roots: &[&str] = if source.path.contains('/') { &["crate::"] } else { &["crate::", "super::"] };
+    let mut found = Vec::new();
+    for (index, (number, line)) in code.iter().enumerate() {
+        for root in roots {
+            for (at, _) in line.match_indices(root) {
+                let behind = &line[at + root.len()..];
+                let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let Some(first) = behind.strip_prefix('{') else {
+                    found.push((*number, word(behind)));
+                    continue;
+                };
+                // A group: what stands at its own depth, up to its end, which may be lines below.
+                let rest = std::iter::once(first).chain(code[index + 1..].iter().map(|(_, line)| *line));
+                let (mut depth, mut part) = (1, String::new());
+                for c in rest.flat_map(|line| line.chars()) {
+                    depth += i32::from(c == '{') - i32::from(c == '}');
+                    if depth == 0 || (depth == 1 && c == ',') {
+                        found.push((*number, word(std::mem::take(&mut part).trim())));
+                    } else {
+                        part.push(c);
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn arrows_point_down(source: &Source) -> Vec<String> {
+    let Some(from) = source.room() else { return Vec::new() };
+    named_in_the_crate(source)
+        .into_iter()
+        .filter(|(_, to)| {
+            row(to).is_some_and(|below| {
+                to != from && Some(below) <= row(from) && !WITHIN_A_ROW.contains(&(from, to.as_str()))
+            })
+        })
+        .map(|(line, to)| source.fault(line, &format!("`{from}` must not use `{to}`: arrows point down")))
+        .collect()
+}
+
+fn pure_files_wait_for_nothing(source: &Source) -> Vec<String> {
+    let stem = source.path.trim_end_matches(".rs");
+    let is_pure =
+        PURE.iter().any(|file| stem.strip_prefix(file).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if source.is_test() || !is_pure {
+        return Vec::new();
+    }
+    let waiting = |line| WAITING.into_iter().find(|name| names(line, name));
+    source
+        .product_code()
+        .filter_map(|(number, line)| Some((number, waiting(line)?)))
+        .map(|(number, name)| {
+            source.fault(number, &format!("a pure file names `{name}`: it is told the time and asks nobody"))
+        })
+        .collect()
+}
+
+fn one_file_reads_the_clocks(source: &Source) -> Vec<String> {
+    let reads = |line| ["Instant::now", "SystemTime::now"].into_iter().find(|name| names(line, name));
+    source
+        .code()
+        .filter(|_| source.path != "clock.rs")
+        .filter_map(|(number, line)| Some((number, reads(line)?)))
+        .map(|(number, name)| source.fault(number, &format!("`{name}`: only clock.rs reads a clock")))
+        .collect()
+}
+
+fn files_are_short(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().count();
+    let rule = format!("{lines} lines, more than {LINES_MAX}: two files with a job each");
+    if lines > LINES_MAX { vec![source.fault(lines, &rule)] } else { Vec::new() }
+}
+
+fn files_have_a_door_comment(source: &Source) -> Vec<String> {
+    if source.is_test() || source.text.starts_with("//! ") {
+        return Vec::new();
+    }
+    vec![source.fault(1, "no door comment (`//!`) that says what the file decides and promises")]
+}
+
+/// Every source file.
+fn sources() -> Vec<Source> {
+    fn walk(directory: &Path, below: &str, found: &mut Vec<Source>) {
+        for entry in fs::read_dir(directory).expect("src/ can be read") {
+            let path = entry.expect("src/ can be read").path();
+            let name = format!("{below}{}", path.file_name().expect("has a name").to_string_lossy());
+            if path.is_dir() {
+                walk(&path, &format!("{name}/"), found);
+            } else if name.ends_with(".rs") {
+                found.push(Source::new(&name, &fs::read_to_string(path).expect("sources are text")));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut found);
+    found
+}
+
+type Rule = fn(&Source) -> Vec<String>;
+
+const RULES: [Rule; 5] = [
+    arrows_point_down,
+    pure_files_wait_for_nothing,
+    one_file_reads_the_clocks,
+    files_are_short,
+    files_have_a_door_comment,
+];
+
+#[test]
+fn the_house_stands() {
+    let sources = sources();
+    for room in ROWS.concat() {
+        assert!(sources.iter().any(|source| source.room() == Some(room)), "the room {room} is gone: mend the table");
+    }
+    for file in PURE {
+        assert!(sources.iter().any(|source| source.path == format!("{file}.rs")), "{file}.rs is gone: mend the table");
+    }
+    let mut tops = sources.iter().filter(|source| source.room().is_none()).map(|source| source.path.as_str());
+    assert!(tops.all(|path| ["lib.rs", "main.rs"].contains(&path)), "a room is missing in the table");
+    let faults: Vec<String> = RULES.iter().flat_map(|rule| sources.iter().flat_map(rule)).collect();
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn each_rule_can_fail() {
+    let long = "//! Door.\n".to_owned() + &"\n".repeat(LINES_MAX);
+    let cases: [(Rule, &str, &str, usize); 22] = [
+        (arrows_point_down, "probe/mod.rs", "use crate::serve::Limits;", 1),
+        (arrows_point_down, "probe/http.rs", "\nfn f() { crate::host::address::towards() }", 1),
+        (arrows_point_down, "host/vitals.rs", "use crate::serve;", 1),
+        (arrows_point_down, "wire.rs", "use crate::config::Role;", 1),
+        (arrows_point_down, "wire.rs", "use super::config::Role;", 1),
+        (arrows_point_down, "registry/mod.rs", "pub(crate) use crate::member::peers;", 1),
+        (arrows_point_down, "member/api.rs", "use crate::{\n    clock, // now\n    registry::{api, store},\n};", 1),
+        (arrows_point_down, "clock.rs", "use crate::{wire, command};", 2),
+        (arrows_point_down, "member/mod.rs", "use crate::serve;\nuse crate::probe; // not crate::registry", 0),
+        (arrows_point_down, "serve/mod.rs", "use crate::host;\n// crate::member\nuse crate::serve::text;", 0),
+        (pure_files_wait_for_nothing, "member/board.rs", "use tokio::sync::watch;", 1),
+        (pure_files_wait_for_nothing, "probe/schedule/wheel.rs", "    let now = clock::monotonic();", 1),
+        (pure_files_wait_for_nothing, "member/peers.rs", "use std::time::Instant;\nuse hyper as h;", 1),
+        (pure_files_wait_for_nothing, "member/peers.rs", "let redistribute = 1;\n#[cfg(test)]\nuse tokio;", 0),
+        (pure_files_wait_for_nothing, "member/peers/tests.rs", "use tokio::time;", 0),
+        (pure_files_wait_for_nothing, "member/prober.rs", "use tokio::time;", 0),
+        (one_file_reads_the_clocks, "serve/mod.rs", "let now = Instant::now();", 1),
+        (one_file_reads_the_clocks, "serve/tests.rs", "std::time::SystemTime::now()", 1),
+        (one_file_reads_the_clocks, "clock.rs", "Instant::now()", 0),
+        (files_are_short, "serve/mod.rs", &long, 1),
+        (files_have_a_door_comment, "serve/mod.rs", "use crate::host;\n//! Late.", 1),
+        (files_have_a_door_comment, "serve/tests.rs", "use super::*;", 0),
+    ];
+    for (rule, path, text, faults) in cases {
+        let found = rule(&Source::new(path, text));
+        assert_eq!(found.len(), faults, "{path}: {text:.80}\n{found:?}");
+    }
+    let found = arrows_point_down(&Source::new("host/a.rs", "\n\nuse crate::serve;"));
+    assert_eq!(found, ["src/host/a.rs:3: `host` must not use `serve`: arrows point down"]);
+}
