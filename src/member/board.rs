@@ -177,7 +177,8 @@ impl Board {
         probing
     }
 
-    /// Takes in what the prober reports; `wall` is the wall clock now. A report of a target that is gone is ignored.
+    /// Takes in what the prober reports; `wall` is the wall clock now. An outcome of a target that is gone is ignored; a skipped turn
+    /// counts whoever it belonged to.
     pub fn apply(&mut self, report: Report, wall: Wall) -> Option<Transition> {
         match report {
             Report::Skipped { reason, count, .. } => {
@@ -343,3 +344,6 @@ pub fn rough(time: Duration) -> String {
         s => format!("{} d", s / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests;
