@@ -264,3 +264,6 @@ fn own_health(out: &mut Exposition, board: &Board, extras: &Extras, now: Instant
     );
     out.sample("netring_reports_dropped_total", &[], extras.dropped_reports as f64);
 }
+
+#[cfg(test)]
+mod tests;

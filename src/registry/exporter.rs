@@ -173,3 +173,6 @@ impl Drop for Waiting {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+mod tests;
