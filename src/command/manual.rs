@@ -3,9 +3,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::Command;
-use clap_mangen::Man;
-use clap_mangen::roff::{Roff, bold, italic, roman};
+use clap::{Arg, Command};
+use roff::{Inline, Roff, bold, italic, roman};
 
 use crate::config::{self, KeyDefault};
 
@@ -40,65 +39,238 @@ pub(super) fn write_all(dir: &Path) -> Exit {
 }
 
 fn render(name: &str) -> io::Result<Vec<u8>> {
+    let roff = match name {
+        "netring-registry.8" => daemon("registry", &REGISTRY),
+        "netring-member.8" => daemon("member", &MEMBER),
+        "netring.yaml.5" => configuration(),
+        _ => all_commands(),
+    };
     let mut page = Vec::new();
-    match name {
-        "netring-registry.8" => daemon("registry").render(&mut page)?,
-        "netring-member.8" => daemon("member").render(&mut page)?,
-        "netring.yaml.5" => configuration(&mut page)?,
-        _ => all_commands(&mut page)?,
-    }
+    roff.to_writer(&mut page)?;
     Ok(page)
 }
 
-/// The page of a daemon, in the section for system administration.
-fn daemon(name: &'static str) -> Man {
-    let mut all = table();
-    all.build();
-    let command = all.find_subcommand(name).expect("the daemons are in the table").clone();
-    Man::new(command).title(format!("netring-{name}")).section("8").source(source())
+/// What an administrator looks for on the page of a daemon. The lists are names with their meanings.
+struct Administration {
+    description: &'static str,
+    signals: &'static [(&'static str, &'static str)],
+    files: &'static [(&'static str, &'static str)],
+    environment: &'static [(&'static str, &'static str)],
 }
 
-/// The page of the program: the table itself, then each command with its options.
-fn all_commands(page: &mut Vec<u8>) -> io::Result<()> {
+const HANGUP: (&str, &str) = (
+    "SIGHUP",
+    "Reads the configuration again and keeps all counters. Where it is wrong the faults are logged and the old settings \
+     stay in force; keys that wait for a restart are named.",
+);
+const STATE_DIRECTORY: (&str, &str) =
+    ("STATE_DIRECTORY", "Where to keep state, as systemd's StateDirectory= sets it; goes before --state-dir.");
+const SERVICE_MANAGER: (&str, &str) = (
+    "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS",
+    "Set by systemd: readiness, status and watchdog are reported there, and a socket handed over is served in the place \
+     of the configured address.",
+);
+
+const REGISTRY: Administration = Administration {
+    description: "Members register here and ask who else is in the ring. The roster is kept in this process and its state \
+                  directory, or in Redis where the configuration names one, which several registries may share. Its \
+                  figures for Prometheus are at /metrics, the members as targets at /prometheus/targets.",
+    signals: &[HANGUP, ("SIGTERM, SIGINT", "Answers what is under way, keeps the roster, and ends within a second.")],
+    files: &[
+        ("/etc/netring/registry.yaml", "The configuration, see netring.yaml(5). It may be missing."),
+        ("$STATE_DIRECTORY/registry.journal", "The roster, over restarts. Not used with Redis."),
+    ],
+    environment: &[
+        ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
+        STATE_DIRECTORY,
+        ("CREDENTIALS_DIRECTORY", "Where systemd puts the credential redis-password, the password of Redis."),
+        SERVICE_MANAGER,
+    ],
+};
+
+const MEMBER: Administration = Administration {
+    description: "A member stands for one site. It registers, follows the roster, probes every other member by TCP and \
+                  HTTP, and shows at /metrics what it saw. While the registry is away it goes on with the roster it last \
+                  had.",
+    signals: &[HANGUP, ("SIGTERM, SIGINT", "Leaves the ring and ends within a second.")],
+    files: &[
+        (
+            "/etc/netring/member.yaml",
+            "The configuration, see netring.yaml(5). It may be missing where the environment says enough.",
+        ),
+        ("$STATE_DIRECTORY/instance-id", "The identity of this member, so that a restart is not a new member."),
+        ("$STATE_DIRECTORY/roster.json", "The last roster, for a start while the registry is away."),
+    ],
+    environment: &[
+        ("MEMBER_LOCATION", "The site this member stands for."),
+        ("REGISTRY_URL", "The registry, such as http://registry.us1.company.com:8756."),
+        ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
+        STATE_DIRECTORY,
+        SERVICE_MANAGER,
+    ],
+};
+
+/// The page of a daemon, in the section for system administration.
+fn daemon(name: &str, administration: &Administration) -> Roff {
+    let all = built();
+    let command = all.find_subcommand(name).expect("the daemons are in the table");
+    let mut roff = headed(&format!("netring-{name}"), "8", &about(command));
+    roff.control("SH", ["SYNOPSIS"]).text(synopsis(command));
+    roff.control("SH", ["DESCRIPTION"]).text([roman(administration.description)]);
+    roff.control("SH", ["OPTIONS"]);
+    options(&mut roff, command);
+    for (heading, list) in [
+        ("SIGNALS", administration.signals),
+        ("FILES", administration.files),
+        ("ENVIRONMENT", administration.environment),
+    ] {
+        roff.control("SH", [heading]);
+        for (name, meaning) in list {
+            item(&mut roff, vec![bold(*name)], meaning);
+        }
+    }
+    exit_status(&mut roff);
+    roff.control("SH", ["EXAMPLES"]);
+    examples(&mut roff, command);
+    see_also(&mut roff, &format!("netring-{name}(8)"));
+    roff
+}
+
+/// The page of the program: each command with its options. The daemons have pages of their own.
+fn all_commands() -> Roff {
+    let all = built();
+    let mut roff = headed("netring", "1", &about(&all));
+    roff.control("SH", ["SYNOPSIS"]).text([bold("netring"), roman(" "), italic("COMMAND"), roman(" [OPTIONS]")]);
+    roff.control("SH", ["DESCRIPTION"]).text([roman(
+        "One registry knows who is in the ring; one member at each site probes all the others and exports Prometheus \
+         metrics. Both daemons and the tools for people are commands of this program. Each takes --help.",
+    )]);
+    roff.control("SH", ["COMMANDS"]);
+    for command in leaves(&all) {
+        let name = command.get_name();
+        roff.control("SS", [command.get_bin_name().unwrap_or(name)]).text(synopsis(command));
+        roff.control("PP", [])
+            .text([roman(format!("{}.", command.get_about().map(ToString::to_string).unwrap_or_default()))]);
+        if matches!(name, "registry" | "member") {
+            roff.text([roman("See "), bold(format!("netring-{name}")), roman("(8).")]);
+            continue;
+        }
+        options(&mut roff, command);
+        examples(&mut roff, command);
+    }
+    roff.control("SH", ["ENVIRONMENT"]);
+    item(&mut roff, vec![bold("REGISTRY_URL")], "The registry that netring status asks, unless --registry names one.");
+    exit_status(&mut roff);
+    see_also(&mut roff, "netring(1)");
+    roff
+}
+
+/// The table, complete with the names and options that every command gets.
+fn built() -> Command {
     let mut all = table();
     all.build();
-    let man = Man::new(all.clone()).section("1").source(source());
-    man.render_title(page)?;
-    man.render_name_section(page)?;
-    man.render_synopsis_section(page)?;
-    man.render_description_section(page)?;
-    man.render_subcommands_section(page)?;
-    for (name, command) in leaves(&all, "netring") {
-        Roff::new().control("SH", [name.to_uppercase().as_str()]).to_writer(page)?;
-        let man = Man::new(command);
-        man.render_description_section(page)?;
-        man.render_options_section(page)?;
-    }
+    all
+}
+
+/// A page's title and NAME section, which whatis(1) reads.
+fn headed(name: &str, section: &str, about: &str) -> Roff {
     let mut roff = Roff::new();
+    roff.control("TH", [name, section, "", &format!("netring {}", env!("CARGO_PKG_VERSION"))]);
+    // Names and addresses are there to be copied, so no word is broken.
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
+    roff
+}
+
+/// What a command is for, to stand after its name: with a small letter and no full stop.
+fn about(command: &Command) -> String {
+    let text = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// Every command that does something itself.
+fn leaves(command: &Command) -> Vec<&Command> {
+    if command.has_subcommands() { command.get_subcommands().flat_map(leaves).collect() } else { vec![command] }
+}
+
+/// The arguments worth a word: `--help` is everywhere.
+fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().filter(|arg| arg.get_id() != "help")
+}
+
+/// How an argument is written: `--timeout TIME`, `--json`, `CONFIG`.
+fn written_as(arg: &Arg) -> Vec<Inline> {
+    let takes_value = arg.get_num_args().is_some_and(|number| number.takes_values());
+    let value = arg.get_value_names().filter(|_| takes_value).map(|names| italic(names.join(" ")));
+    let option = arg.get_long().map(|long| bold(format!("--{long}")));
+    match (option, value) {
+        (Some(option), Some(value)) => vec![option, roman(" "), value],
+        (option, value) => option.into_iter().chain(value).collect(),
+    }
+}
+
+fn synopsis(command: &Command) -> Vec<Inline> {
+    let mut line = vec![bold(command.get_bin_name().unwrap_or_else(|| command.get_name()))];
+    for arg in arguments(command) {
+        let (before, after) = if arg.is_required_set() { (" ", "") } else { (" [", "]") };
+        line.push(roman(before));
+        line.extend(written_as(arg));
+        line.push(roman(after));
+    }
+    line
+}
+
+fn options(roff: &mut Roff, command: &Command) {
+    for arg in arguments(command) {
+        let mut help = format!("{}.", arg.get_help().map(ToString::to_string).unwrap_or_default());
+        if arg.get_num_args().is_some_and(|number| number.takes_values()) {
+            let joined = |words: Vec<String>| words.join(", ");
+            let choices = joined(arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect());
+            let defaults = joined(arg.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect());
+            if !choices.is_empty() {
+                help += &format!(" One of {choices}.");
+            }
+            if !defaults.is_empty() {
+                help += &format!(" Default: {defaults}.");
+            }
+        }
+        item(roff, written_as(arg), &help);
+    }
+}
+
+/// The examples of a command's help: its indented lines, as they are.
+fn examples(roff: &mut Roff, command: &Command) {
+    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    roff.control("PP", []).control("EX", []);
+    for example in after.lines().filter_map(|line| line.strip_prefix("  ")) {
+        roff.text([roman(example)]);
+    }
+    roff.control("EE", []);
+}
+
+fn exit_status(roff: &mut Roff) {
     roff.control("SH", ["EXIT STATUS"]);
     for line in EXIT_CODES.lines().skip(1) {
         let (code, meaning) = line.trim().split_once(' ').unwrap_or((line, ""));
-        roff.control("TP", []).text([bold(code)]).text([roman(meaning.trim())]);
+        item(roff, vec![bold(code)], meaning.trim());
     }
-    roff.control("SH", ["SEE ALSO"]);
-    roff.text([roman("netring-registry(8), netring-member(8), netring.yaml(5)")]);
-    roff.to_writer(page)
 }
 
-/// Every command that does something, under its full name.
-fn leaves(command: &Command, path: &str) -> Vec<(String, Command)> {
-    let subcommands: Vec<&Command> = command.get_subcommands().collect();
-    if subcommands.is_empty() {
-        return vec![(path.to_owned(), command.clone())];
-    }
-    subcommands.into_iter().flat_map(|sub| leaves(sub, &format!("{path} {}", sub.get_name()))).collect()
+fn see_also(roff: &mut Roff, this: &str) {
+    let others = ["netring(1)", "netring.yaml(5)", "netring-member(8)", "netring-registry(8)"];
+    let others: Vec<&str> = others.into_iter().filter(|page| *page != this).collect();
+    roff.control("SH", ["SEE ALSO"]).text([roman(others.join(", "))]);
+}
+
+/// A name with its meaning below it.
+fn item(roff: &mut Roff, name: Vec<Inline>, meaning: &str) {
+    roff.control("TP", []).text(name).text([roman(meaning)]);
 }
 
 /// The page of the configuration: every key with its meaning, range, default and variable.
-fn configuration(page: &mut Vec<u8>) -> io::Result<()> {
-    let mut roff = Roff::new();
-    roff.control("TH", ["netring.yaml", "5", "", &source()]);
-    roff.control("SH", ["NAME"]).text([roman("netring.yaml - configuration of netring's registry and members")]);
+fn configuration() -> Roff {
+    let mut roff = headed("netring.yaml", "5", "configuration of netring's registry and members");
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
         "YAML. The registry reads /etc/netring/registry.yaml and its section \"registry\", a member /etc/netring/member.yaml \
@@ -114,6 +286,7 @@ fn configuration(page: &mut Vec<u8>) -> io::Result<()> {
         let default = match key.default {
             KeyDefault::Required => "none, it must be set".to_owned(),
             KeyDefault::Unset => "unset".to_owned(),
+            KeyDefault::Value("") => "an empty list".to_owned(),
             KeyDefault::Value(value) => value.to_owned(),
         };
         roff.control("TP", []).text([bold(key.path)]);
@@ -121,10 +294,6 @@ fn configuration(page: &mut Vec<u8>) -> io::Result<()> {
         roff.control("br", []);
         roff.text([roman("Default: "), italic(default), roman(". Environment: "), bold(key.environment), roman(".")]);
     }
-    roff.control("SH", ["SEE ALSO"]).text([roman("netring(1), netring-registry(8), netring-member(8)")]);
-    roff.to_writer(page)
-}
-
-fn source() -> String {
-    format!("netring {}", env!("CARGO_PKG_VERSION"))
+    see_also(&mut roff, "netring.yaml(5)");
+    roff
 }
