@@ -203,10 +203,15 @@ impl Screen {
     }
 }
 
+/// What stands over the names of those who look.
+const CORNER: &str = "from / to";
+
 /// The table as lines that fit into the terminal: site by site where there is room, the sites in trouble where not.
 fn table(matrix: &Matrix, width: usize, height: usize) -> Vec<String> {
-    let names = matrix.rows.iter().map(|row| row.source.as_str().len()).max().unwrap_or(0);
-    let column = names.max(9) + 2;
+    let longest = matrix.rows.iter().map(|row| row.source.as_str().len()).max().unwrap_or(0);
+    let names = longest.max(CORNER.len());
+    // Room for a name and for what is seen in an outage. The ring of five fits into 80 columns.
+    let column = longest.max("http timeout".len()) + 1;
     let fits = names + column * matrix.rows.len() < width && matrix.rows.len() + 6 < height;
     let mut lines = vec![String::new()];
     lines.extend(if fits { site_by_site(matrix, names, column) } else { in_trouble(matrix, height.saturating_sub(8)) });
@@ -214,7 +219,7 @@ fn table(matrix: &Matrix, width: usize, height: usize) -> Vec<String> {
 }
 
 fn site_by_site(matrix: &Matrix, names: usize, column: usize) -> Vec<String> {
-    let mut head = format!("{:names$}", "from / to");
+    let mut head = format!("{CORNER:names$}");
     for row in &matrix.rows {
         head += &format!("{:>column$}", row.source.as_str());
     }
@@ -293,3 +298,6 @@ fn in_trouble(matrix: &Matrix, most: usize) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests;
