@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{RegistryLink, RegistryUrl};
 use crate::member::board::{counted, rough};
 use crate::member::client::RegistryClient;
-use crate::wire::{Member, Members};
+use crate::wire::{Member, Members, MembersReply};
 
 use super::{Exit, complain, written};
 
@@ -37,9 +37,9 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let mut members = reply.changed.map(|(members, _)| members.members).unwrap_or_default();
+    let MembersReply { mut members, unusable } = reply.changed.map(|(roster, _)| roster).unwrap_or_default();
     members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
-    let printed = if json { print_json(members, out) } else { print_table(&members, reply.stale, out) };
+    let printed = if json { print_json(members, out) } else { print_table(&members, unusable, reply.stale, out) };
     written(printed.map(|()| Exit::Ok))
 }
 
@@ -49,7 +49,7 @@ fn print_json(members: Vec<Member>, out: &mut dyn Write) -> std::io::Result<()> 
     writeln!(out, "{text}")
 }
 
-fn print_table(members: &[Member], stale: Duration, out: &mut dyn Write) -> std::io::Result<()> {
+fn print_table(members: &[Member], unusable: usize, stale: Duration, out: &mut dyn Write) -> std::io::Result<()> {
     let now = clock::wall().epoch_seconds();
     let ago = |seconds: u64| match seconds {
         0 => "unknown".to_owned(),
@@ -73,9 +73,16 @@ fn print_table(members: &[Member], stale: Duration, out: &mut dyn Write) -> std:
         writeln!(out, "{location:a$}  {address:b$}  {last_seen:c$}  {registered:d$}  {instance}")?;
     }
     let locations: std::collections::BTreeSet<_> = members.iter().map(|member| &member.location).collect();
-    writeln!(out, "\n{} at {}", counted(members.len(), "member"), counted(locations.len(), "location"))?;
+    let (members, locations) = (counted(members.len(), "member"), counted(locations.len(), "location"));
+    writeln!(out, "\n{members} at {locations}")?;
+    if unusable > 0 {
+        writeln!(out, "Entries of the registry's answer that make no sense and are left out: {unusable}.")?;
+    }
     if !stale.is_zero() {
         writeln!(out, "The registry's store is away: this is the roster of {} ago.", rough(stale))?;
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

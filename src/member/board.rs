@@ -177,8 +177,8 @@ impl Board {
         probing
     }
 
-    /// Takes in what the prober reports; `wall` is the wall clock now. An outcome of a target that is gone is ignored; a skipped turn
-    /// counts whoever it belonged to.
+    /// Takes in what the prober reports; `wall` is the wall clock now. An outcome of a target that is gone is ignored; a
+    /// skipped turn counts whoever it belonged to.
     pub fn apply(&mut self, report: Report, wall: Wall) -> Option<Transition> {
         match report {
             Report::Skipped { reason, count, .. } => {
@@ -328,7 +328,7 @@ impl Watched {
     }
 }
 
-/// `1 peer`, `12 peers`.
+/// So many of a thing: `1 peer`, `12 peers`.
 #[must_use]
 pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
