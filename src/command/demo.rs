@@ -310,3 +310,6 @@ fn named(names: &[&str]) -> String {
         _ => names.join(", "),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 pub enum Exit {
     /// What was asked for was done; a probe succeeded.
     Ok = 0,
-    /// It was done and the answer is no: a probe failed, a roster was empty.
+    /// It was done and the answer is no: a probe failed.
     Failed = 1,
     /// The command line makes no sense (`EX_USAGE`).
     Usage = 64,
@@ -306,3 +306,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
