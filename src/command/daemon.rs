@@ -68,7 +68,7 @@ pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit 
         runtime.block_on(async {
             let mut running = registry::start(settings, options).await.map_err(|e| chain(&e))?;
             info!(address = %running.address, version = env!("CARGO_PKG_VERSION"), "registry serving");
-            life.attend(&mut running).await?;
+            life.attend(&mut running).await;
             running.stop().await;
             Ok(())
         })
@@ -120,9 +120,9 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
             address = %running.address(), %location, instance = %instance_id, check_interval = ?checks,
             version = env!("CARGO_PKG_VERSION"), "member serving and probing"
         );
-        let lived = runtime.block_on(life.attend(&mut running));
+        runtime.block_on(life.attend(&mut running));
         running.stop(Farewell::Deregister);
-        lived
+        Ok(())
     };
     daemon(&MEMBER, config, run)
 }
@@ -171,7 +171,12 @@ fn daemon<S>(
         .and_then(|runtime| {
             let config = config.map(Path::to_owned);
             let format = (kind.log)(&loaded.settings).format;
-            let life = Life { kind, config, logging, notifier, vitals: Vitals::new(), format, refused: false };
+            // Before the start, so that a word to stop that comes meanwhile is heard.
+            let signals = {
+                let _inside = runtime.enter();
+                Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?
+            };
+            let life = Life { kind, config, logging, notifier, signals, vitals: Vitals::new(), format, refused: false };
             let ended = run(loaded.settings, &runtime, life);
             // Whatever still waits on something slow is not waited for.
             runtime.shutdown_background();
@@ -203,6 +208,7 @@ struct Life<S: 'static> {
     config: Option<PathBuf>,
     logging: Logging,
     notifier: Notifier,
+    signals: Signals,
     vitals: Vitals,
     /// The form of the log, which stays until the end.
     format: LogFormat,
@@ -212,8 +218,7 @@ struct Life<S: 'static> {
 
 impl<S> Life<S> {
     /// Waits for signals and reports to the service manager until the daemon is to end.
-    async fn attend(mut self, daemon: &mut impl Daemon<S>) -> Result<(), String> {
-        let mut signals = Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?;
+    async fn attend(mut self, daemon: &mut impl Daemon<S>) {
         // Twice within the time that the service manager allows, so that one late beat is no death.
         let watchdog = systemd::watchdog_interval();
         let beat = watchdog.map_or(TURN, |limit| (limit / 2).min(TURN));
@@ -224,7 +229,7 @@ impl<S> Life<S> {
         let mut stalled = None;
         loop {
             tokio::select! {
-                signal = signals.next() => match signal {
+                signal = self.signals.next() => match signal {
                     Signal::Stop => break,
                     Signal::Reload => self.reload(daemon),
                 },
@@ -246,7 +251,6 @@ impl<S> Life<S> {
         }
         self.notifier.stopping();
         info!("stopping");
-        Ok(())
     }
 
     fn status(&self, daemon: &impl Daemon<S>) -> String {

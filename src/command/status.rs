@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{RegistryLink, RegistryUrl};
 use crate::member::board::{counted, rough};
 use crate::member::client::RegistryClient;
-use crate::wire::{Member, Members, MembersReply};
+use crate::wire::{Member, MembersReply};
 
 use super::{Exit, complain, written};
 
@@ -39,17 +39,24 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
     };
     let MembersReply { mut members, unusable } = reply.changed.map(|(roster, _)| roster).unwrap_or_default();
     members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
-    let printed = if json { print_json(members, out) } else { print_table(&members, unusable, reply.stale, out) };
+    let printed =
+        if json { print_json(&members, reply.stale, out) } else { print_table(&members, unusable, reply.stale, out) };
     written(printed.map(|()| Exit::Ok))
 }
 
-fn print_json(members: Vec<Member>, out: &mut dyn Write) -> std::io::Result<()> {
-    let text =
-        serde_json::to_string_pretty(&Members { members }).expect("names, numbers and addresses have a JSON form");
-    writeln!(out, "{text}")
+/// The members as the registry lists them, and how many seconds old the list is: 0 unless the registry's store is away, null
+/// where it does not say.
+fn print_json(members: &[Member], stale: Option<Duration>, out: &mut dyn Write) -> std::io::Result<()> {
+    let answer = serde_json::json!({ "members": members, "stale_seconds": stale.map(|age| age.as_secs()) });
+    writeln!(out, "{answer:#}")
 }
 
-fn print_table(members: &[Member], unusable: usize, stale: Duration, out: &mut dyn Write) -> std::io::Result<()> {
+fn print_table(
+    members: &[Member],
+    unusable: usize,
+    stale: Option<Duration>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     let now = clock::wall().epoch_seconds();
     let ago = |seconds: u64| match seconds {
         0 => "unknown".to_owned(),
@@ -78,8 +85,10 @@ fn print_table(members: &[Member], unusable: usize, stale: Duration, out: &mut d
     if unusable > 0 {
         writeln!(out, "Entries of the registry's answer that make no sense and are left out: {unusable}.")?;
     }
-    if !stale.is_zero() {
-        writeln!(out, "The registry's store is away: this is the roster of {} ago.", rough(stale))?;
+    match stale {
+        Some(Duration::ZERO) => {}
+        Some(age) => writeln!(out, "The registry's store is away: this is the roster of {} ago.", rough(age))?,
+        None => writeln!(out, "The registry's store is away: this is an old roster, and it does not say how old.")?,
     }
     Ok(())
 }

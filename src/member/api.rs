@@ -38,7 +38,7 @@ pub(super) fn routes(
         warp::path!("metrics").and(read).and(warp::header::optional("accept-encoding")).map(
             move |accept_encoding: Option<String>| {
                 let extras = Extras { dropped_reports: prober.dropped_reports() };
-                let text = exporter::text(&lock(&board), &process, &extras, clock::monotonic());
+                let text = exporter::text(&lock(&board), &process, &extras, clock::monotonic(), clock::wall());
                 Page::new(text).reply(accept_encoding.as_deref())
             },
         )

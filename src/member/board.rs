@@ -6,11 +6,12 @@
 //! * Every target is one label set: identities are unique among peers, endpoints are unique in the configuration.
 //! * What belongs to a departed peer is gone with it; what belongs to a location goes with its last peer.
 //! * Unknown stays unknown: a target that was not probed lately, or only by a sick host (failures of kind `local`), has
-//!   no state, rather than its old one.
+//!   no state, rather than its old one; a peer whose address leads back to this member is not probed at all.
 //!
 //! It reads no clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,10 @@ pub struct Watched {
 #[derive(Clone, Debug)]
 struct Sight {
     peer: Arc<Peer>,
-    /// The newer of the registry's word and our own last successful probe, in seconds since the epoch.
-    last_seen: f64,
+    /// The registry's word of when it was last seen, in seconds since the epoch; 0 where it gave none.
+    registry_last_seen: u64,
+    /// When our own last successful probe of it ended. Monotonic, so that a step of the wall clock does not stick.
+    own_success: Option<Instant>,
     targets: Vec<TargetId>,
 }
 
@@ -74,8 +77,9 @@ pub struct Transition {
 pub struct RegistrySight {
     /// Whether the last request to it was answered as it should be.
     pub up: bool,
-    /// When the roster was last known to be true: confirmed by the registry, less the age it said.
-    pub roster_at: Instant,
+    /// When the roster was last known to be true: confirmed by the registry, less the age it said. Nothing before the
+    /// registry has answered, when the roster is that of the last run.
+    pub roster_at: Option<Instant>,
 }
 
 /// How the board judges freshness: the same figures the prober runs by.
@@ -106,7 +110,8 @@ pub struct Board {
     pub freshness: Freshness,
     /// The registry.
     pub registry: RegistrySight,
-    started: Instant,
+    /// Where peers reach this member, once it has found out. A peer that leads back to it has no targets.
+    pub own_address: Option<SocketAddr>,
     next_id: u64,
     targets: HashMap<TargetId, Watched>,
     /// In the order of location, then identity.
@@ -119,13 +124,13 @@ pub struct Board {
 impl Board {
     /// An empty board.
     #[must_use]
-    pub fn new(location: Location, instance_id: InstanceId, freshness: Freshness, now: Instant) -> Self {
+    pub fn new(location: Location, instance_id: InstanceId, freshness: Freshness) -> Self {
         Self {
             location,
             instance_id,
             freshness,
-            registry: RegistrySight { up: false, roster_at: now },
-            started: now,
+            registry: RegistrySight { up: false, roster_at: None },
+            own_address: None,
             next_id: 1,
             targets: HashMap::new(),
             sights: BTreeMap::new(),
@@ -144,10 +149,11 @@ impl Board {
         for (peer, registry_last_seen) in peers.iter() {
             let key = (peer.location.clone(), peer.instance_id.clone());
             let old = before.remove(&key).filter(|sight| sight.peer == *peer);
-            let (own_last_seen, old_targets) = old.map_or((0.0, Vec::new()), |s| (s.last_seen, s.targets));
+            let (own_success, old_targets) = old.map_or((None, Vec::new()), |s| (s.own_success, s.targets));
             let mut targets = Vec::with_capacity(1 + endpoints.len());
+            let leads_back = self.own_address.is_some_and(|own| peer.leads_back(own));
             let http = endpoints.iter().map(|endpoint| Check::Http { endpoint: Arc::clone(endpoint) });
-            for check in std::iter::once(Check::Tcp).chain(http) {
+            for check in std::iter::once(Check::Tcp).chain(http).filter(|_| !leads_back) {
                 let same = old_targets.iter().find(|id| self.targets.get(id).is_some_and(|w| w.check == check));
                 let id = same.copied().unwrap_or_else(|| {
                     self.next_id += 1;
@@ -168,8 +174,7 @@ impl Board {
                 });
             }
             self.tallies.entry(peer.location.clone()).or_default();
-            let last_seen = own_last_seen.max(registry_last_seen as f64);
-            self.sights.insert(key, Sight { peer: Arc::clone(peer), last_seen, targets });
+            self.sights.insert(key, Sight { peer: Arc::clone(peer), registry_last_seen, own_success, targets });
         }
         self.targets = kept;
         let located: HashSet<&Location> = self.sights.keys().map(|(location, _)| location).collect();
@@ -177,15 +182,16 @@ impl Board {
         probing
     }
 
-    /// Takes in what the prober reports; `wall` is the wall clock now. An outcome of a target that is gone is ignored; a
+    /// Takes in what the prober reports. An outcome of a target that is gone is ignored; a
     /// skipped turn counts whoever it belonged to.
-    pub fn apply(&mut self, report: Report, wall: Wall) -> Option<Transition> {
+    pub fn apply(&mut self, report: Report) -> Option<Transition> {
         match report {
             Report::Skipped { reason, count, .. } => {
                 *self.skipped.entry(reason).or_default() += count;
                 None
             }
             Report::Probed { id, outcome, lag, ended, .. } => {
+                let horizon = self.freshness.horizon();
                 let watched = self.targets.get_mut(&id)?;
                 self.lag.observe(lag);
                 if let Some(tallies) = self.tallies.get_mut(&watched.peer.location) {
@@ -197,10 +203,10 @@ impl Board {
                 if outcome.result.is_ok() {
                     let key = (watched.peer.location.clone(), watched.peer.instance_id.clone());
                     if let Some(sight) = self.sights.get_mut(&key) {
-                        sight.last_seen = sight.last_seen.max(wall.epoch_seconds() as f64);
+                        sight.own_success = sight.own_success.max(Some(ended));
                     }
                 }
-                watched.sound(outcome.result, ended)
+                watched.sound(outcome.result, ended, horizon)
             }
         }
     }
@@ -215,10 +221,23 @@ impl Board {
         })
     }
 
-    /// The peers in the order of location and identity, each with when it was last seen in seconds since the epoch, where
-    /// anybody has said.
-    pub fn peers(&self) -> impl Iterator<Item = (&Arc<Peer>, Option<f64>)> {
-        self.sights.values().map(|sight| (&sight.peer, Some(sight.last_seen).filter(|&seen| seen > 0.0)))
+    /// The peers in the order of location and identity, each with when it was last seen: the newer of the registry's word
+    /// and our own last success, where there is any. What the registry says of the future counts as now.
+    pub fn peers(&self, now: Instant, wall: Wall) -> impl Iterator<Item = (&Arc<Peer>, Option<Wall>)> {
+        self.sights.values().map(move |sight| {
+            let told =
+                (sight.registry_last_seen > 0).then(|| Wall::from_epoch_seconds(sight.registry_last_seen).min(wall));
+            let seen = sight.own_success.map(|at| wall.before(now.saturating_duration_since(at)));
+            (&sight.peer, told.max(seen))
+        })
+    }
+
+    /// The peers that lead back to this member.
+    pub fn leading_back(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.sights
+            .values()
+            .map(|sight| &sight.peer)
+            .filter(|peer| self.own_address.is_some_and(|own| peer.leads_back(own)))
     }
 
     /// How many peers there are.
@@ -300,18 +319,12 @@ impl Board {
         }
         line
     }
-
-    /// How long this member has been running.
-    #[must_use]
-    pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
-    }
 }
 
 impl Watched {
-    /// Takes in a result that says something about the peer.
-    fn sound(&mut self, result: Result<Timings, Failure>, at: Instant) -> Option<Transition> {
-        let before = self.state.take();
+    /// Takes in a result that says something about the peer. What was known longer ago than `horizon` is not known any more.
+    fn sound(&mut self, result: Result<Timings, Failure>, at: Instant, horizon: Duration) -> Option<Transition> {
+        let before = self.state.take().filter(|state| at.saturating_duration_since(state.at) <= horizon);
         let was_up = before.as_ref().map(|state| state.result.is_ok());
         let is_up = result.is_ok();
         let since = before.as_ref().filter(|_| was_up == Some(is_up)).map_or(at, |state| state.since);

@@ -53,8 +53,9 @@ pub enum Heartbeat {
 pub struct RosterReply {
     /// The roster; nothing where it is the one asked with.
     pub changed: Option<(MembersReply, Option<String>)>,
-    /// How old it is, where the registry's store is away.
-    pub stale: Duration,
+    /// How old it is: nothing unless the registry's store is away, and unknown where the registry says it in a way that
+    /// makes no sense.
+    pub stale: Option<Duration>,
 }
 
 /// A client of one registry, with one kept-alive connection.
@@ -131,8 +132,10 @@ impl RegistryClient {
             request = request.header("if-none-match", etag);
         }
         let answer = read(request.call())?;
-        let stale =
-            answer.header(STALE_HEADER).and_then(|text| text.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
+        let stale = match answer.headers.get(STALE_HEADER) {
+            None => Some(Duration::ZERO),
+            Some(_) => answer.header(STALE_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_secs),
+        };
         if answer.status == 304 && etag.is_some() {
             return Ok(RosterReply { changed: None, stale });
         }

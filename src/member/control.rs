@@ -7,7 +7,8 @@
 //! Trouble with the registry is logged when it begins, when its kind changes and when it ends, never on repeat.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::config::{Advertise, MemberSettings};
+use crate::config::{Advertise, MemberSettings, RegistryLink};
 use crate::host::address;
 use crate::host::state::StateDir;
 use crate::host::vitals::Pulse;
@@ -26,9 +27,10 @@ use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
 use super::board::{Board, rough};
 use super::client::{ClientError, Heartbeat, RegistryClient};
 use super::lock;
-use super::peers::{Change, Peers};
+use super::lookup::{Lookup, NoAddress};
+use super::peers::{Change, Peer, Peers};
 use super::prober::Prober;
-use super::session::{Action, Reply, Request, Session};
+use super::session::{Action, REPLICA_LAG, Reply, Request, Session};
 
 /// The file in the state directory that holds the last roster.
 const ROSTER_FILE: &str = "roster.json";
@@ -37,7 +39,7 @@ const ROSTER_FILE: &str = "roster.json";
 const TURN: Duration = Duration::from_secs(1);
 
 /// How long leaving the roster may take at the end.
-const FAREWELL: Duration = Duration::from_millis(400);
+const FAREWELL: Duration = Duration::from_millis(600);
 
 /// What the control thread is told.
 enum Command {
@@ -60,6 +62,8 @@ pub(super) struct Control {
 pub(super) struct Parts {
     pub(super) settings: Arc<MemberSettings>,
     pub(super) me: InstanceId,
+    /// Where this member listens, whatever the settings say by now.
+    pub(super) listening: SocketAddr,
     pub(super) board: Arc<Mutex<Board>>,
     pub(super) prober: Arc<Prober>,
     pub(super) state: Option<StateDir>,
@@ -100,16 +104,35 @@ impl Control {
     }
 }
 
-/// Trouble with the registry that has been logged and is not over.
+/// Trouble with the registry that is not over, and what has been logged of it.
 struct Trouble {
     since: Instant,
     attempts: u32,
-    said: String,
+    /// Why it could not be reached.
+    silence: Option<String>,
+    /// The status it refused each kind of request with.
+    refusals: [Option<u16>; 3],
+}
+
+impl Trouble {
+    fn new(since: Instant) -> Self {
+        Self { since, attempts: 0, silence: None, refusals: [None; 3] }
+    }
+
+    /// Counts a failure, and says whether it is another than the last of its kind.
+    fn is_news(&mut self, request: Request, problem: &ClientError) -> bool {
+        self.attempts += 1;
+        match problem {
+            ClientError::Unreachable(why) => self.silence.replace(why.clone()).as_ref() != Some(why),
+            ClientError::Refused { status, .. } => self.refusals[request as usize].replace(*status) != Some(*status),
+        }
+    }
 }
 
 struct Driver {
     settings: Arc<MemberSettings>,
     me: InstanceId,
+    listening: SocketAddr,
     board: Arc<Mutex<Board>>,
     prober: Arc<Prober>,
     state: Option<StateDir>,
@@ -121,8 +144,11 @@ struct Driver {
     session: Session,
     peers: Peers,
     etag: Option<String>,
-    /// The address of the last registration.
-    registered_ip: Option<IpAddr>,
+    lookup: Lookup,
+    /// The address of the last registration, and when it was made.
+    registered: Option<(SocketAddr, Instant)>,
+    /// The peers that lead back to this member, as logged.
+    leading_back: Vec<InstanceId>,
     /// Where another member with this one's identity is.
     double: Option<SocketAddr>,
     trouble: Option<Trouble>,
@@ -131,13 +157,14 @@ struct Driver {
 
 impl Driver {
     fn new(parts: Parts, shared_client: Arc<Mutex<RegistryClient>>, ending: Arc<AtomicBool>) -> Self {
-        let Parts { settings, me, board, prober, state, pulse } = parts;
+        let Parts { settings, me, listening, board, prober, state, pulse } = parts;
         let client = lock(&shared_client).clone();
         Self {
             session: Session::new(settings.intervals, clock::monotonic()),
             peers: Peers::new(me.clone(), hold(&settings)),
             settings,
             me,
+            listening,
             board,
             prober,
             state,
@@ -146,7 +173,9 @@ impl Driver {
             ending,
             client,
             etag: None,
-            registered_ip: None,
+            lookup: Lookup::default(),
+            registered: None,
+            leading_back: Vec::new(),
             double: None,
             trouble: None,
             unusable: 0,
@@ -159,8 +188,13 @@ impl Driver {
             self.pulse.mark();
             let now = clock::monotonic();
             let settled = self.peers.settle(now);
-            self.follow(&settled);
+            if !settled.is_empty() {
+                self.keep();
+                self.follow(&settled);
+            }
             let wait = match self.session.next(now) {
+                // The word to stop may be waiting behind another one.
+                Action::Do(_) if self.is_ending() => Duration::ZERO,
                 Action::Do(request) => {
                     self.carry_out(request);
                     Duration::ZERO
@@ -183,12 +217,14 @@ impl Driver {
             Request::Heartbeat => self.heartbeat(),
             Request::Poll => self.poll(&mut roster),
         };
+        if self.is_ending() {
+            // It was broken off on purpose, or says nothing that matters now.
+            return;
+        }
         let (reply, problem) = match answer {
             Ok(reply) => (reply, None),
-            Err(ClientError::Unreachable(why)) => (Reply::Unreachable, Some(why)),
-            Err(error @ ClientError::Refused { .. }) => {
-                (Reply::Refused, Some(format!("{} failed: {error}", name(request))))
-            }
+            Err(error @ ClientError::Unreachable(_)) => (Reply::Unreachable, Some(error)),
+            Err(error @ ClientError::Refused { .. }) => (Reply::Refused, Some(error)),
         };
         let now = clock::monotonic();
         // First what the answer says of the registry's memory, then the roster: whoever it lacks may be alive.
@@ -199,32 +235,42 @@ impl Driver {
         if let Some(roster) = roster {
             self.take_in(roster, now);
         }
-        self.judge(problem, now);
+        self.judge(request, problem, now);
     }
 
     fn register(&mut self) -> Result<Reply, ClientError> {
-        let ip = self.own_address()?;
+        let address = self.own_address()?;
         let registration = Registration {
             instance_id: Some(self.me.clone()),
             location: self.settings.location.clone(),
-            ip,
-            port: self.settings.server.port,
+            ip: address.ip(),
+            port: NonZeroU16::new(address.port()).expect("a listening port is not zero"),
         };
         let reply = self.client.register(&registration)?;
         if reply.instance_id != self.me {
             let message = format!("it registered this member as {} instead of {}", reply.instance_id, self.me);
             return Err(ClientError::Refused { status: 200, message });
         }
-        if self.registered_ip.replace(ip) != Some(ip) {
-            info!(location = %self.settings.location, instance = %self.me, %ip, port = self.settings.server.port, "registered");
+        let before = self.registered.replace((address, clock::monotonic()));
+        if before.is_none_or(|(before, _)| before != address) {
+            info!(location = %self.settings.location, instance = %self.me, %address, "registered");
+            if address.ip().is_loopback() {
+                warn!(
+                    %address,
+                    "registered with a loopback address: only members on this host can reach it; for a ring of more \
+                     hosts set member.server.advertise_ip, or name the registry by its address in the network"
+                );
+            }
+            lock(&self.board).own_address = Some(address);
+            self.follow(&Change::default());
         }
         Ok(Reply::Registered { known: reply.known.unwrap_or(true) })
     }
 
     fn heartbeat(&mut self) -> Result<Reply, ClientError> {
-        // A host that got another address would keep a lease on the old one.
-        let ip = self.own_address()?;
-        if self.registered_ip.is_some_and(|registered| registered != ip) {
+        // A host that got another address would keep a lease on the old one. Where that cannot be told, it has not.
+        let address = self.own_address().ok();
+        if address.is_some_and(|address| self.registered.is_some_and(|(registered, _)| registered != address)) {
             return self.register();
         }
         Ok(match self.client.heartbeat(&self.me)? {
@@ -237,7 +283,9 @@ impl Driver {
     fn poll(&mut self, roster: &mut Option<MembersReply>) -> Result<Reply, ClientError> {
         let answer = self.client.members(self.etag.as_deref())?;
         let now = clock::monotonic();
-        lock(&self.board).registry.roster_at = now.checked_sub(answer.stale).unwrap_or(now);
+        if let Some(stale) = answer.stale {
+            lock(&self.board).registry.roster_at = now.checked_sub(stale);
+        }
         let Some((members, etag)) = answer.changed else {
             return Ok(Reply::Roster { listed: true });
         };
@@ -252,10 +300,10 @@ impl Driver {
 
     /// Two members with one identity hide each other: the roster shows whichever registered last.
     fn beware_of_double(&mut self, listed: Option<&Member>) {
-        let registered = self.registered_ip.map(|ip| SocketAddr::new(ip, self.settings.server.port.get()));
-        let double = listed
-            .map(|member| SocketAddr::new(member.ip, member.port.get()))
-            .filter(|&address| registered.is_some_and(|registered| registered != address));
+        let double = listed.map(|member| SocketAddr::new(member.ip, member.port.get())).filter(|&address| {
+            // Another registry replica may still show where this member was before.
+            self.registered.is_some_and(|(own, at)| own != address && since(at) > REPLICA_LAG)
+        });
         if double.is_some() && self.double != double {
             let address = double.map(tracing::field::display);
             warn!(instance = %self.me, address, "another member has the identity of this one, and peers see only one of them");
@@ -271,23 +319,16 @@ impl Driver {
                 warn!(entries = reply.unusable, "the roster has entries that make no sense, leaving them out");
             }
         }
-        let kept = Members { members: reply.members.clone() };
         let change = self.peers.apply(reply.members, now);
         if !change.is_empty() {
-            self.keep(&kept);
+            self.keep();
         }
-        self.follow_always(&change);
+        self.follow(&change);
     }
 
+    /// Tells board and prober who is in the ring now, and logs what changed.
     fn follow(&mut self, change: &Change) {
-        if !change.is_empty() {
-            self.follow_always(change);
-        }
-    }
-
-    /// Tells board and prober, also where only the registry's `last_seen` moved.
-    fn follow_always(&mut self, change: &Change) {
-        let log = |peer: &super::peers::Peer, what| {
+        let log = |peer: &Peer, what| {
             info!(target_location = %peer.location, target = %peer.instance_id, address = %peer.address(), "{what}");
         };
         change.joined.iter().for_each(|peer| log(peer, "a peer joined"));
@@ -296,11 +337,36 @@ impl Driver {
         let endpoints: Vec<Arc<str>> = self.settings.checks.http_endpoints.iter().map(|e| e.as_str().into()).collect();
         let probing = lock(&self.board).follow(&self.peers, &endpoints, clock::monotonic());
         self.prober.set_targets(probing);
+        self.beware_of_oneself();
     }
 
-    fn keep(&self, roster: &Members) {
+    /// A peer with an address that leads back here is somebody else's mistake, and would look healthy for ever.
+    fn beware_of_oneself(&mut self) {
+        let board = lock(&self.board);
+        let leading_back: Vec<&Arc<Peer>> = board.leading_back().collect();
+        for peer in leading_back.iter().filter(|peer| !self.leading_back.contains(&peer.instance_id)) {
+            warn!(
+                target_location = %peer.location, target = %peer.instance_id, address = %peer.address(),
+                "not probing a peer: the address it registered leads back to this host; set member.server.advertise_ip there"
+            );
+        }
+        self.leading_back = leading_back.into_iter().map(|peer| peer.instance_id.clone()).collect();
+    }
+
+    /// Keeps the peers for the next start.
+    fn keep(&self) {
         let Some(state) = &self.state else { return };
-        let text = serde_json::to_vec(roster).expect("names, numbers and addresses always have a JSON form");
+        let member = |(peer, last_seen): (&Arc<Peer>, u64)| Member {
+            instance_id: peer.instance_id.clone(),
+            location: peer.location.clone(),
+            ip: peer.ip,
+            port: peer.port,
+            last_seen,
+            registered_at: 0,
+            status: (),
+        };
+        let roster = Members { members: self.peers.iter().map(member).collect() };
+        let text = serde_json::to_vec(&roster).expect("names, numbers and addresses always have a JSON form");
         if let Err(error) = state.write(ROSTER_FILE, &text) {
             warn!(%error, "cannot keep the roster for the next start");
         }
@@ -327,78 +393,90 @@ impl Driver {
     fn reload(&mut self, settings: Arc<MemberSettings>) {
         let now = clock::monotonic();
         let old = std::mem::replace(&mut self.settings, settings);
-        if old.registry != self.settings.registry {
-            self.client = RegistryClient::new(&self.settings.registry);
-            *lock(&self.shared_client) = self.client.clone();
-            self.etag = None;
-        }
         self.session.set_intervals(self.settings.intervals, now);
         self.peers.set_hold(hold(&self.settings));
         let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
-        if moved || old.registry != self.settings.registry {
+        if old.registry != self.settings.registry {
+            self.client = RegistryClient::new(&self.settings.registry);
+            *lock(&self.shared_client) = self.client.clone();
+        }
+        if old.registry.url != self.settings.registry.url {
+            self.say_farewell(&old.registry);
+            self.etag = None;
+            // The others may be on their way to the new registry, too.
+            self.peers.registry_forgot(now);
+            self.session.start_over(now);
+        } else if moved {
             self.session.register_now(now);
         }
         if old.checks.http_endpoints != self.settings.checks.http_endpoints {
-            self.follow_always(&Change::default());
+            self.follow(&Change::default());
         }
     }
 
-    fn leave(self, deregister: bool) {
-        if !deregister || self.registered_ip.is_none() {
-            return;
+    fn leave(&self, deregister: bool) {
+        if deregister {
+            // Also where no registration was confirmed: one may have arrived.
+            self.say_farewell(&self.settings.registry);
         }
-        let mut link = self.settings.registry.clone();
-        link.timeout = link.timeout.min(FAREWELL);
+    }
+
+    fn say_farewell(&self, registry: &RegistryLink) {
+        let link = RegistryLink { timeout: registry.timeout.min(FAREWELL), ..registry.clone() };
         match RegistryClient::new(&link).deregister(&self.me) {
-            Ok(()) => debug!("left the ring"),
-            Err(error) => info!(%error, "cannot leave the ring, its registry will notice when the lease ends"),
+            Ok(()) => debug!(registry = %link.url.base, "left the ring"),
+            Err(error) => {
+                info!(registry = %link.url.base, %error, "cannot leave the ring, its registry will notice when the lease ends");
+            }
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     /// Notes on the board and in the log how it stands with the registry.
-    fn judge(&mut self, problem: Option<String>, now: Instant) {
-        if self.ending.load(Ordering::Relaxed) {
-            return;
-        }
+    fn judge(&mut self, request: Request, problem: Option<ClientError>, now: Instant) {
         let up = self.session.is_well();
         lock(&self.board).registry.up = up;
         let url = &self.settings.registry.url.base;
-        match (&mut self.trouble, problem) {
-            (None, Some(said)) => {
-                warn!(registry = %url, reason = %said, "registry lost: the ring is probed as last known");
-                self.trouble = Some(Trouble { since: now, attempts: 1, said });
-            }
-            (Some(trouble), Some(said)) => {
-                trouble.attempts += 1;
-                if trouble.said != said {
-                    warn!(registry = %url, reason = %said, "registry still lost, for another reason");
-                    trouble.said = said;
+        if let Some(problem) = problem {
+            if self.trouble.get_or_insert_with(|| Trouble::new(now)).is_news(request, &problem) {
+                match problem {
+                    ClientError::Unreachable(why) => {
+                        warn!(registry = %url, reason = %why, "registry lost: the ring is probed as last known");
+                    }
+                    ClientError::Refused { .. } => {
+                        warn!(registry = %url, request = name(request), reason = %problem, "registry refuses");
+                    }
                 }
             }
-            (Some(trouble), None) if up => {
-                let lasted = rough(now.saturating_duration_since(trouble.since));
-                info!(registry = %url, attempts = trouble.attempts, "registry back after {lasted}");
-                self.trouble = None;
-            }
-            (_, None) => {}
+        } else if up && let Some(trouble) = self.trouble.take() {
+            let lasted = rough(now.saturating_duration_since(trouble.since));
+            info!(registry = %url, attempts = trouble.attempts, "registry back after {lasted}");
         }
     }
 
     /// The address peers are to reach this member at.
-    fn own_address(&self) -> Result<IpAddr, ClientError> {
-        let host = self.settings.server.host;
+    fn own_address(&mut self) -> Result<SocketAddr, ClientError> {
+        let (listening, port) = (self.listening.ip(), self.listening.port());
         match self.settings.advertise_ip {
-            Advertise::Address(ip) => Ok(ip),
-            Advertise::Auto if !host.is_unspecified() => Ok(host),
+            Advertise::Address(ip) => Ok(SocketAddr::new(ip, port)),
+            Advertise::Auto if !listening.is_unspecified() => Ok(SocketAddr::new(listening, port)),
             Advertise::Auto => {
-                let url = &self.settings.registry.url;
-                let lost = |what: &dyn std::fmt::Display| ClientError::Unreachable(format!("{}: {what}", url.host));
-                let mut found =
-                    (url.host.as_str(), url.port).to_socket_addrs().map_err(|_| lost(&"its name has no address"))?;
+                let link = &self.settings.registry;
+                let lost =
+                    |what: &dyn std::fmt::Display| ClientError::Unreachable(format!("{}: {what}", link.url.host));
+                let found = self.lookup.resolve(&link.url.host, link.url.port, link.timeout).map_err(|e| match e {
+                    NoAddress::Unknown => lost(&"its name has no address"),
+                    NoAddress::Pending => lost(&"the resolver does not answer"),
+                })?;
                 let registry = found
-                    .find(|address| host.is_ipv6() || address.is_ipv4())
+                    .into_iter()
+                    .find(|address| listening.is_ipv6() || address.is_ipv4())
                     .ok_or_else(|| lost(&"its name has no IPv4 address, and server.host is one of IPv4"))?;
-                address::towards(registry).map(|ip| ip.to_canonical()).map_err(|e| lost(&e))
+                let ip = address::towards(registry).map_err(|e| lost(&e))?;
+                Ok(SocketAddr::new(ip.to_canonical(), port))
             }
         }
     }
@@ -409,6 +487,11 @@ impl Driver {
 fn hold(settings: &MemberSettings) -> Duration {
     let slower = settings.intervals.poll.max(settings.intervals.heartbeat);
     slower * 2 + Duration::from_secs(10)
+}
+
+/// How long ago `moment` was.
+fn since(moment: Instant) -> Duration {
+    clock::monotonic().saturating_duration_since(moment)
 }
 
 fn name(request: Request) -> &'static str {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Opts, Registry, TextEncoder};
 
+use crate::clock::Wall;
 use crate::probe::stats::Histogram;
 use crate::probe::{Check, CheckType, Timings};
 use crate::serve::text::{Exposition, Kind, Labels};
@@ -55,13 +56,13 @@ struct Row<'a> {
 }
 
 /// The whole text of one scrape.
-pub(super) fn text(board: &Board, process: &ProcessMetrics, extras: &Extras, now: Instant) -> String {
+pub(super) fn text(board: &Board, process: &ProcessMetrics, extras: &Extras, now: Instant, wall: Wall) -> String {
     let rows: Vec<Row> =
         board.targets(now).map(|(watched, state)| Row { watched, state, labels: labels(board, watched) }).collect();
     let mut out = Exposition::new();
     connectivity(&mut out, &rows);
     durations(&mut out, board);
-    members(&mut out, board);
+    members(&mut out, board, now, wall);
     checks(&mut out, board);
     round_trips(&mut out, &rows);
     own_health(&mut out, board, extras, now);
@@ -132,7 +133,7 @@ fn histogram(out: &mut Exposition, name: &str, labels: &Labels, histogram: &Hist
     out.histogram(name, labels, histogram.bounds(), histogram.counts(), histogram.sum());
 }
 
-fn members(out: &mut Exposition, board: &Board) {
+fn members(out: &mut Exposition, board: &Board, now: Instant, wall: Wall) {
     out.family("netring_members_total", Kind::Gauge, "How many other members this one knows, itself not counted.");
     out.sample("netring_members_total", &[], board.peer_count() as f64);
     out.family(
@@ -141,10 +142,10 @@ fn members(out: &mut Exposition, board: &Board) {
         "When the member was last seen, in seconds since the epoch: the newer of the registry's word and this member's \
          own last successful probe.",
     );
-    for (peer, last_seen) in board.peers() {
+    for (peer, last_seen) in board.peers(now, wall) {
         let labels = [("location", peer.location.as_str()), ("instance_id", peer.instance_id.as_str())];
         if let Some(last_seen) = last_seen {
-            out.sample("netring_member_last_seen_timestamp", &labels, last_seen);
+            out.sample("netring_member_last_seen_timestamp", &labels, last_seen.epoch_seconds() as f64);
         }
     }
 }
@@ -247,10 +248,11 @@ fn own_health(out: &mut Exposition, board: &Board, extras: &Extras, now: Instant
     out.family(
         "netring_roster_age_seconds",
         Kind::Gauge,
-        "How long ago the registry last confirmed the roster that this member goes by, in seconds.",
+        "How long ago the registry last confirmed the roster that this member goes by, in seconds; absent until it has.",
     );
-    let age = now.saturating_duration_since(board.registry.roster_at);
-    out.sample("netring_roster_age_seconds", &[], age.as_secs_f64());
+    if let Some(confirmed) = board.registry.roster_at {
+        out.sample("netring_roster_age_seconds", &[], now.saturating_duration_since(confirmed).as_secs_f64());
+    }
     out.family(
         "netring_probe_lag_seconds",
         Kind::Histogram,

@@ -12,6 +12,7 @@ pub mod board;
 pub mod client;
 mod control;
 mod exporter;
+mod lookup;
 pub mod peers;
 pub mod prober;
 pub mod session;
@@ -46,7 +47,7 @@ const REPORTS_MAX: usize = 16_384;
 const DRAIN: Duration = Duration::from_millis(300);
 
 /// How long the control thread may take to leave the ring when the member stops.
-const FAREWELL: Duration = Duration::from_millis(600);
+const FAREWELL: Duration = Duration::from_millis(750);
 
 /// What a member needs beside its settings.
 #[derive(Debug)]
@@ -71,6 +72,10 @@ pub enum StartError {
     #[error("cannot start the {0} thread")]
     Thread(&'static str, #[source] io::Error),
 }
+
+/// How long the control thread may take over one turn: longer than two requests and a look-up at the longest time limit
+/// that may be set, so that no registry and no resolver, however slow, makes this member look unwell.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// How a member ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +129,6 @@ impl Member {
             settings.location.clone(),
             options.instance_id.clone(),
             freshness(&settings),
-            clock::monotonic(),
         )));
 
         let (reports, inbox) = mpsc::channel(REPORTS_MAX);
@@ -138,11 +142,11 @@ impl Member {
         let control = Control::start(control::Parts {
             settings: Arc::clone(&settings),
             me: options.instance_id,
+            listening: address,
             board: Arc::clone(&board),
             prober: Arc::clone(&prober),
             state: options.state,
-            // Two requests in a row may each take their time limit, and a name may take its time to resolve.
-            pulse: vitals.add("control", settings.registry.timeout * 3 + Duration::from_secs(30)),
+            pulse: vitals.add("control", CONTROL_LIMIT),
         })
         .map_err(|e| StartError::Thread("control", e))?;
         Ok(Self { settings, address, board, prober, control, service })
@@ -165,33 +169,35 @@ impl Member {
         self.board().status(clock::monotonic())
     }
 
-    /// Takes other settings, keeping all counters and states. Returns the keys whose change waits for a restart.
-    pub fn reload(&mut self, settings: MemberSettings) -> Vec<&'static str> {
-        let old = std::mem::replace(&mut self.settings, Arc::new(settings));
-        let new = &self.settings;
+    /// Takes other settings, keeping all counters and states. Returns the keys whose change waits for a restart; what is in
+    /// force stays in force for them.
+    pub fn reload(&mut self, new: MemberSettings) -> Vec<&'static str> {
+        let MemberSettings { server, instance_id, .. } = &*self.settings;
         let mut later = Vec::new();
-        if old.server != new.server {
+        if new.server != *server {
             later.push("member.server");
         }
-        if old.instance_id != new.instance_id {
+        if new.instance_id != *instance_id {
             later.push("member.instance_id");
         }
+        let new = MemberSettings { server: server.clone(), instance_id: instance_id.clone(), ..new };
         {
             let mut board = lock(&self.board);
             board.location = new.location.clone();
-            board.freshness = freshness(new);
+            board.freshness = freshness(&new);
         }
-        self.prober.set_settings(prober_settings(new));
-        self.control.reload(Arc::clone(new));
+        self.prober.set_settings(prober_settings(&new));
+        self.settings = Arc::new(new);
+        self.control.reload(Arc::clone(&self.settings));
         later
     }
 
     /// Ends the member, within about a second whatever the registry does.
     pub fn stop(self, farewell: Farewell) {
-        // No probe outlives the word to stop; the service drains while the control thread says farewell.
-        self.prober.set_targets(Vec::new());
+        // The service drains while the control thread says farewell; after that nobody sets targets any more.
         let _ = self.service.stop.send(());
         self.control.stop(farewell == Farewell::Deregister, FAREWELL);
+        self.prober.set_targets(Vec::new());
         if self.service.thread.join().is_err() {
             warn!("the service thread had ended before its time");
         }
@@ -239,8 +245,7 @@ async fn take_in(inbox: &mut mpsc::Receiver<Report>, board: &Mutex<Board>) -> bo
     }
     let transitions: Vec<Transition> = {
         let mut board = lock(board);
-        let wall = clock::wall();
-        reports.into_iter().filter_map(|report| board.apply(report, wall)).collect()
+        reports.into_iter().filter_map(|report| board.apply(report)).collect()
     };
     transitions.iter().for_each(log);
     true

@@ -5,8 +5,9 @@
 //! * This member is never its own peer, and no identity stands in the set twice.
 //! * Who is missing from a roster leaves at once, with one exception.
 //! * The exception: a registry that has lost its memory (emptied store, restart without state) serves a roster that fills
-//!   up again only as members find out. After [`Peers::registry_forgot`] the peers that are missing are *held*: they stay
-//!   until the hold ends, so that losing the registry's memory stops no probe. Who is still missing then leaves.
+//!   up again only as members find out. For a while after [`Peers::registry_forgot`] a peer that goes missing is *held*: it
+//!   stays for the length of a hold, counted from the moment it went missing, so that losing the registry's memory stops
+//!   no probe, and losing it over and over keeps nobody for ever. Who is still missing then leaves.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,13 @@ impl Peer {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port.get())
     }
+
+    /// Whether a probe of this peer would end at the prober itself, which is reached at `own`, and so prove nothing: a
+    /// loopback address that another host registered, or an address of the prober's own from a network that overlaps.
+    #[must_use]
+    pub fn leads_back(&self, own: SocketAddr) -> bool {
+        self.address() == own || (self.ip.is_loopback() && !own.ip().is_loopback())
+    }
 }
 
 /// What a roster changed.
@@ -61,8 +69,8 @@ impl Change {
 struct Known {
     peer: Arc<Peer>,
     last_seen: u64,
-    /// Missing from the newest roster, and held.
-    held: bool,
+    /// Since when it has been missing from the roster, where it is held.
+    missing: Option<Instant>,
 }
 
 /// The peers of one member. See the module's head.
@@ -109,12 +117,13 @@ impl Peers {
                     peer
                 }
             };
-            self.known.insert(member.instance_id, Known { peer, last_seen: member.last_seen, held: false });
+            self.known.insert(member.instance_id, Known { peer, last_seen: member.last_seen, missing: None });
         }
-        let holding = self.hold_until.is_some_and(|until| now < until);
+        let forgot_lately = self.hold_until.is_some_and(|until| now < until);
         for (id, known) in before {
-            if holding {
-                self.known.insert(id, Known { held: true, ..known });
+            let missing = known.missing.or(forgot_lately.then_some(now)).filter(|&since| now < since + self.hold);
+            if missing.is_some() {
+                self.known.insert(id, Known { missing, ..known });
             } else {
                 change.left.push(known.peer);
             }
@@ -122,22 +131,20 @@ impl Peers {
         change
     }
 
-    /// Lets go of the peers held, once the hold is over: to be called when the roster has not changed.
+    /// Lets go of the peers whose hold is over: to be called also while the roster does not change.
     pub fn settle(&mut self, now: Instant) -> Change {
         let mut change = Change::default();
-        if self.hold_until.is_some_and(|until| now >= until) {
-            self.hold_until = None;
-            self.known.retain(|_, known| {
-                if known.held {
-                    change.left.push(Arc::clone(&known.peer));
-                }
-                !known.held
-            });
-        }
+        self.known.retain(|_, known| {
+            let stays = known.missing.is_none_or(|since| now < since + self.hold);
+            if !stays {
+                change.left.push(Arc::clone(&known.peer));
+            }
+            stays
+        });
         change
     }
 
-    /// The registry has lost its memory: from now on, and for the length of the hold, no peer leaves.
+    /// The registry has lost its memory: who goes missing within the length of a hold from now is held.
     pub fn registry_forgot(&mut self, now: Instant) {
         self.hold_until = Some(now + self.hold);
     }
@@ -145,12 +152,6 @@ impl Peers {
     /// Changes the length of holds to come.
     pub fn set_hold(&mut self, hold: Duration) {
         self.hold = hold;
-    }
-
-    /// How many peers are missing from the newest roster and held.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.known.values().filter(|known| known.held).count()
     }
 
     /// The peers with the registry's word of when each was last seen, in seconds since the epoch (0 where it gave none).

@@ -23,9 +23,8 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The longest wait between two attempts to reach a registry that does not answer.
 pub const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// How soon after a registration a roster may still lack this member: another registry replica may lag by about a
-/// second.
-const REPLICA_LAG: Duration = Duration::from_secs(3);
+/// How soon after a registration a roster may still not show it: another registry replica may lag by about a second.
+pub(super) const REPLICA_LAG: Duration = Duration::from_secs(3);
 
 /// One kind of request to the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,17 +182,16 @@ impl Session {
         self.register = Some(Exchange { due: now, refusals: 0 });
     }
 
+    /// Begins anew with another registry: what the last one said or did not say counts no more.
+    pub fn start_over(&mut self, now: Instant) {
+        *self = Self::new(self.intervals, now);
+    }
+
     /// Takes other intervals from now on.
     pub fn set_intervals(&mut self, intervals: Intervals, now: Instant) {
         self.intervals = intervals;
         self.heartbeat.due = self.heartbeat.due.min(now + intervals.heartbeat);
         self.poll.due = self.poll.due.min(now + intervals.poll);
-    }
-
-    /// Whether the registry has accepted this member and not forgotten it, as far as known.
-    #[must_use]
-    pub fn is_registered(&self) -> bool {
-        self.register.is_none()
     }
 
     /// Whether every kind of request was answered as it should be the last time it was made.

@@ -123,7 +123,7 @@ pub enum Reason {
     Refused,
     /// No answer within the time limit.
     Timeout,
-    /// A router, firewall or host said that there is no way (ICMP), or there is no route.
+    /// A router, firewall or host said that there is no way (ICMP).
     Unreachable,
     /// The connection was made and then broken off before the answer was complete.
     Reset,
@@ -133,7 +133,7 @@ pub enum Reason {
     Status,
     /// The answer was no HTTP.
     Body,
-    /// This host could not even try (no descriptors, no local port, not permitted): says nothing about the peer.
+    /// This host could not even try (no route, no descriptors, no local port, not permitted): says nothing about the peer.
     Local,
 }
 

@@ -169,7 +169,6 @@ fn reason(finder: Finder, errno: i32) -> Reason {
     match errno {
         libc::ECONNREFUSED => Reason::Refused,
         libc::ETIMEDOUT => Reason::Timeout,
-        libc::EHOSTUNREACH | libc::ENETUNREACH => Reason::Unreachable,
         libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE => Reason::Reset,
         libc::EMFILE
         | libc::ENFILE
@@ -179,8 +178,9 @@ fn reason(finder: Finder, errno: i32) -> Reason {
         | libc::EADDRNOTAVAIL
         | libc::EPERM
         | libc::ENETDOWN => Reason::Local,
-        // The rest: EACCES, EINVAL and their like are this host's own routes and rules when it says so at once; when
-        // they come over the wire they are one of the many ways in which ICMP says no.
+        // The rest: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL and their like are this host's own lack of a route, or its
+        // rules, when it says so at once: a host whose link is down blames nobody. When they come over the wire they are
+        // one of the many ways in which ICMP says no.
         _ => match finder {
             Finder::ThisHost => Reason::Local,
             Finder::Network => Reason::Unreachable,

@@ -82,7 +82,10 @@ fn json_holds_the_members_as_the_registry_documents_them() {
         serde_json::json!({"instance_id": "uuid-123", "location": "us1-k8s", "ip": "10.1.2.3", "port": 8757,
             "last_seen": 0, "registered_at": 0, "status": "active"})
     );
-    assert_eq!(asked(&registry(200, None, r#"{"members": []}"#.into()).url, true).1, "{\n  \"members\": []\n}\n");
+    assert_eq!(
+        asked(&registry(200, None, r#"{"members": []}"#.into()).url, true).1,
+        "{\n  \"members\": [],\n  \"stale_seconds\": 0\n}\n"
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Desk {
         let start = crate::clock::monotonic();
         let me: InstanceId = "me".parse().unwrap();
         let freshness = Freshness { interval: INTERVAL, time_limit: LIMIT };
-        let mut board = Board::new("home".parse().unwrap(), me.clone(), freshness, start);
+        let mut board = Board::new("home".parse().unwrap(), me.clone(), freshness);
         board.registry.up = true;
         Self { board, peers: Peers::new(me, seconds(90)), endpoints: vec!["/health".into()], start }
     }
@@ -55,7 +55,7 @@ impl Desk {
         let outcome = Outcome { result, syn_retransmits: 0 };
         let ended = self.at(offset);
         let report = Report::Probed { id, outcome, lag: Duration::from_millis(1), ended, follow_up: false };
-        self.board.apply(report, Wall::from_epoch_seconds(1_000_000 + offset))
+        self.board.apply(report)
     }
 
     /// What is known at `offset`, in the order of the board: `+`, `-` or `?`.
@@ -64,8 +64,10 @@ impl Desk {
         self.board.targets(self.at(offset)).map(|(_, state)| sign(state)).collect()
     }
 
-    fn last_seen(&self, id: &str) -> f64 {
-        self.board.peers().find(|(peer, _)| peer.instance_id.as_str() == id).unwrap().1
+    /// What the board says at `offset`, when the wall clock reads 1,000,000 and that.
+    fn last_seen(&self, id: &str, offset: u64) -> Option<u64> {
+        let mut peers = self.board.peers(self.at(offset), Wall::from_epoch_seconds(1_000_000 + offset));
+        peers.find(|(peer, _)| peer.instance_id.as_str() == id).unwrap().1.map(Wall::epoch_seconds)
     }
 }
 
@@ -290,20 +292,47 @@ fn what_belongs_to_a_location_goes_with_its_last_peer() {
 fn last_seen_is_the_newer_of_the_registrys_word_and_an_own_success() {
     let mut desk = Desk::new();
     let a = ids(&desk.roster(0, 1_000_050, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]), "a");
-    assert_eq!(desk.last_seen("a"), 1_000_050.0);
+    assert_eq!(desk.last_seen("a", 55), Some(1_000_050));
     desk.report(a[0], 10, Ok(()));
-    assert_eq!(desk.last_seen("a"), 1_000_050.0, "an older success takes nothing back");
+    assert_eq!(desk.last_seen("a", 55), Some(1_000_050), "an older success takes nothing back");
     desk.report(a[1], 60, Ok(()));
-    assert_eq!(desk.last_seen("a"), 1_000_060.0, "HTTP counts as TCP does");
-    assert_eq!(desk.last_seen("b"), 1_000_050.0, "nobody else's");
+    assert_eq!(desk.last_seen("a", 65), Some(1_000_060), "HTTP counts as TCP does");
+    assert_eq!(desk.last_seen("b", 65), Some(1_000_050), "nobody else's");
     for failure in [Reason::Timeout, Reason::Local, Reason::Status] {
         desk.report(a[0], 70, Err(failure));
     }
-    assert_eq!(desk.last_seen("a"), 1_000_060.0, "a failure is no sight");
+    assert_eq!(desk.last_seen("a", 75), Some(1_000_060), "a failure is no sight");
     desk.roster(80, 1_000_055, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]);
-    assert_eq!([desk.last_seen("a"), desk.last_seen("b")], [1_000_060.0, 1_000_055.0]);
+    assert_eq!([desk.last_seen("a", 85), desk.last_seen("b", 85)], [Some(1_000_060), Some(1_000_055)]);
     desk.roster(90, 1_000_090, &["a@eu1@10.0.0.1"]);
-    assert_eq!(desk.last_seen("a"), 1_000_090.0);
+    assert_eq!(desk.last_seen("a", 95), Some(1_000_090));
+}
+
+#[test]
+fn last_seen_is_never_in_the_future_and_absent_where_nobody_said() {
+    let mut desk = Desk::new();
+    let a = ids(&desk.roster(0, 0, &["a@eu1@10.0.0.1"]), "a");
+    assert_eq!(desk.last_seen("a", 5), None);
+    desk.report(a[0], 10, Ok(()));
+    assert_eq!(desk.last_seen("a", 40), Some(1_000_010));
+    // The wall clock steps back by an hour: the success stays 30 s old.
+    let peers = desk.board.peers(desk.at(40), Wall::from_epoch_seconds(996_440)).map(|(_, seen)| seen);
+    assert_eq!(peers.collect::<Vec<_>>(), [Some(Wall::from_epoch_seconds(996_410))]);
+    desk.roster(50, u64::MAX, &["a@eu1@10.0.0.1"]);
+    assert_eq!(desk.last_seen("a", 60), Some(1_000_060), "a registry's nonsense counts as now");
+}
+
+#[test]
+fn a_peer_that_leads_back_to_this_member_is_known_and_not_probed() {
+    let mut desk = Desk::new();
+    desk.board.own_address = Some("10.0.0.9:8756".parse().unwrap());
+    let probing = desk.roster(0, 0, &["a@eu1@127.0.0.1", "b@eu2@10.0.0.2", "c@eu3@10.0.0.9"]);
+    assert_eq!(probing.iter().map(|p| p.peer.as_str()).collect::<Vec<_>>(), ["b", "b"]);
+    assert_eq!(desk.board.peer_count(), 3);
+    assert_eq!(desk.board.leading_back().map(|peer| peer.instance_id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    desk.board.own_address = Some("127.0.0.1:8757".parse().unwrap());
+    let probing = desk.roster(1, 0, &["a@eu1@127.0.0.1", "b@eu2@10.0.0.2", "c@eu3@10.0.0.9"]);
+    assert_eq!(probing.len(), 6, "a ring on one host probes itself by loopback");
 }
 
 #[test]
@@ -322,8 +351,7 @@ fn skipped_turns_are_counted_by_reason_and_every_reason_is_shown() {
     let mut desk = Desk::new();
     let id = desk.roster(0, 0, &["a@eu1@10.0.0.1"])[0].id;
     for (reason, count) in [(SkipReason::Late, 3), (SkipReason::Overlap, 1), (SkipReason::Late, 2)] {
-        let wall = Wall::from_epoch_seconds(0);
-        assert!(desk.board.apply(Report::Skipped { id, reason, count }, wall).is_none());
+        assert!(desk.board.apply(Report::Skipped { id, reason, count }).is_none());
     }
     let skipped: Vec<_> = desk.board.skipped().collect();
     assert_eq!(skipped, [(SkipReason::Overlap, 1), (SkipReason::Limit, 0), (SkipReason::Late, 5)]);

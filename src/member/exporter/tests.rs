@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Wall;
-use crate::member::board::Freshness;
+use crate::member::board::{Freshness, RegistrySight};
 use crate::member::peers::Peers;
 use crate::member::prober::{Probing, Report};
 use crate::probe::schedule::SkipReason;
@@ -19,8 +19,8 @@ fn scrape() -> String {
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let me = "uuid-me".parse::<crate::wire::InstanceId>().unwrap();
     let freshness = Freshness { interval: Duration::from_secs(60), time_limit: Duration::from_secs(10) };
-    let mut board = Board::new("us1-k8s".parse().unwrap(), me.clone(), freshness, start);
-    board.registry.up = true;
+    let mut board = Board::new("us1-k8s".parse().unwrap(), me.clone(), freshness);
+    board.registry = RegistrySight { up: true, roster_at: Some(start) };
 
     let mut peers = Peers::new(me, Duration::from_secs(90));
     let roster = [
@@ -45,7 +45,7 @@ fn scrape() -> String {
         let outcome = Outcome { result, syn_retransmits };
         let lag = Duration::from_micros(500);
         let report = Report::Probed { id: of_peer[check].id, outcome, lag, ended: at(5), follow_up: false };
-        board.apply(report, Wall::from_epoch_seconds(1_629_123_500));
+        board.apply(report);
     };
     let micros = Duration::from_micros;
     let tcp = |rtt: Option<u64>| {
@@ -73,9 +73,15 @@ fn scrape() -> String {
     report("uuid-bad", 0, Err(Reason::Timeout), 2);
     report("uuid-bad", 1, Err(Reason::Refused), 0);
     for (reason, count) in [(SkipReason::Overlap, 2), (SkipReason::Late, 1)] {
-        let _ = board.apply(Report::Skipped { id: probing[0].id, reason, count }, Wall::default());
+        let _ = board.apply(Report::Skipped { id: probing[0].id, reason, count });
     }
-    text(&board, &ProcessMetrics::new(), &Extras { dropped_reports: 3 }, at(90))
+    text(
+        &board,
+        &ProcessMetrics::new(),
+        &Extras { dropped_reports: 3 },
+        at(90),
+        Wall::from_epoch_seconds(1_629_123_585),
+    )
 }
 
 /// The text with the figures of the test's own process, and of this version, left out.

@@ -75,15 +75,56 @@ fn after_a_lost_memory_nobody_leaves_until_the_hold_is_over() {
     let (mut peers, now) = known();
     peers.registry_forgot(now);
     assert!(peers.apply(roster(&["me@x:1"]), now).is_empty());
-    assert_eq!((peers.len(), peers.held()), (2, 2));
+    assert_eq!(peers.len(), 2);
     // One comes back while the other stays away.
     assert!(peers.apply(roster(&["me@x:1", "a@x:1"]), now + HOLD / 2).is_empty());
-    assert_eq!(peers.held(), 1);
     assert!(peers.settle(now + HOLD - Duration::from_nanos(1)).is_empty());
     let change = peers.settle(now + HOLD);
     assert_eq!(names(&change.left), ["b"]);
     assert_eq!(peers.len(), 1);
     assert!(peers.settle(now + HOLD * 2).is_empty());
+}
+
+#[test]
+fn losing_the_memory_over_and_over_holds_nobody_for_longer_than_once() {
+    let (mut peers, mut now) = known();
+    for turn in 0..20 {
+        peers.registry_forgot(now);
+        let change = peers.apply(roster(&["me@x:1", "b@y:1"]), now);
+        assert_eq!(names(&change.left), if turn == 10 { vec!["a"] } else { vec![] }, "turn {turn}");
+        now += HOLD / 10;
+    }
+}
+
+#[test]
+fn who_comes_back_and_goes_missing_again_is_held_anew() {
+    let (mut peers, now) = known();
+    peers.registry_forgot(now);
+    peers.apply(roster(&["me@x:1"]), now);
+    peers.apply(roster(&["me@x:1", "a@x:1"]), now + HOLD / 2);
+    peers.registry_forgot(now + HOLD);
+    let change = peers.apply(roster(&["me@x:1"]), now + HOLD);
+    assert_eq!(names(&change.left), ["b"]);
+    assert!(peers.settle(now + HOLD * 2 - Duration::from_nanos(1)).is_empty());
+    assert_eq!(names(&peers.settle(now + HOLD * 2).left), ["a"]);
+}
+
+#[test]
+fn a_probe_that_would_end_at_oneself_is_known() {
+    let peer = |ip: &str, port| Peer {
+        location: "x".parse().unwrap(),
+        instance_id: id("a"),
+        ip: ip.parse().unwrap(),
+        port: NonZeroU16::new(port).unwrap(),
+    };
+    let own = "10.0.0.1:8756".parse().unwrap();
+    assert!(peer("127.0.0.1", 9).leads_back(own));
+    assert!(peer("::1", 9).leads_back(own));
+    assert!(peer("10.0.0.1", 8756).leads_back(own));
+    assert!(!peer("10.0.0.1", 8757).leads_back(own), "another member on this host");
+    let on_loopback = "127.0.0.1:8757".parse().unwrap();
+    assert!(!peer("127.0.0.1", 8758).leads_back(on_loopback), "a ring on one host");
+    assert!(peer("127.0.0.1", 8757).leads_back(on_loopback));
 }
 
 #[test]

@@ -20,8 +20,8 @@ fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
     let table = [
         (libc::ECONNREFUSED, Refused, Refused),
         (libc::ETIMEDOUT, Timeout, Timeout),
-        (libc::EHOSTUNREACH, Unreachable, Unreachable),
-        (libc::ENETUNREACH, Unreachable, Unreachable),
+        (libc::EHOSTUNREACH, Local, Unreachable),
+        (libc::ENETUNREACH, Local, Unreachable),
         (libc::ECONNRESET, Reset, Reset),
         (libc::ECONNABORTED, Reset, Reset),
         (libc::EPIPE, Reset, Reset),

@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::clock::Wall;
 use crate::member::board::Freshness;
 use crate::member::peers::Peers;
 use crate::member::prober::{Probing, Report};
@@ -29,7 +28,7 @@ impl Ring {
             let (location, id) = (letter.to_string().parse().unwrap(), letter.to_string().parse().unwrap());
             Site {
                 location,
-                board: Some(Board::new(letter.to_string().parse().unwrap(), id, freshness, start)),
+                board: Some(Board::new(letter.to_string().parse().unwrap(), id, freshness)),
                 probing: vec![],
             }
         };
@@ -67,7 +66,7 @@ impl Ring {
             let ended = self.start + Duration::from_secs(second);
             let outcome = Outcome { result, syn_retransmits: 0 };
             let report = Report::Probed { id: probing.id, outcome, lag: Duration::ZERO, ended, follow_up: false };
-            let _ = site.board.as_mut().unwrap().apply(report, Wall::default());
+            let _ = site.board.as_mut().unwrap().apply(report);
         }
     }
 
