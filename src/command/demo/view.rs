@@ -82,13 +82,16 @@ impl Matrix {
     /// What has changed since `before`.
     pub(super) fn changes_since(&self, before: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
+        let before_of: BTreeMap<_, _> = before.running().collect();
+        let rows: Vec<_> =
+            self.rows.iter().map(|row| (row, row.cells.as_ref(), before_of.get(&row.source).copied())).collect();
         for target in self.rows.iter().map(|row| &row.source) {
             let (mut lost, mut back, mut why) = (Vec::new(), Vec::new(), "");
             let (mut watched, mut watched_before) = (false, false);
-            for row in &self.rows {
-                let old = before.cell(&row.source, target);
+            for (row, cells, cells_before) in &rows {
+                let old = cells_before.and_then(|cells| cells.get(target));
                 watched_before |= old.is_some();
-                let new = row.cells.as_ref().and_then(|cells| cells.get(target));
+                let new = cells.and_then(|cells| cells.get(target));
                 watched |= new.is_some();
                 match (old, new) {
                     (Some(Cell::Down { .. }), Some(Cell::Down { .. })) => {}
@@ -120,10 +123,6 @@ impl Matrix {
 
     fn running(&self) -> impl Iterator<Item = (&Location, &BTreeMap<Location, Cell>)> {
         self.rows.iter().filter_map(|row| Some((&row.source, row.cells.as_ref()?)))
-    }
-
-    fn cell(&self, source: &Location, target: &Location) -> Option<&Cell> {
-        self.rows.iter().find(|row| row.source == *source)?.cells.as_ref()?.get(target)
     }
 
     /// Whether every running member reaches every other, and nobody looks for anyone else.
