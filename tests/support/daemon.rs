@@ -12,6 +12,7 @@ use super::fabric::Host;
 use super::http::{self, Answer};
 use super::metrics::Metrics;
 use super::process::Process;
+use super::wall_clock::WallClock;
 use super::{SOON, Scratch, eventually, socket};
 
 /// The binary under test.
@@ -28,13 +29,15 @@ pub struct Registry {
     pub member_ttl: u32,
     /// How often it tidies, in seconds.
     pub cleanup_interval: u32,
+    /// The wall clock it reads; without one the machine's.
+    pub wall_clock: Option<WallClock>,
 }
 
 impl Registry {
     /// With the embedded store, leases of three seconds, and a sweep each second.
     #[must_use]
     pub fn new() -> Self {
-        Self { server: socket(), redis: None, member_ttl: 3, cleanup_interval: 1 }
+        Self { server: socket(), redis: None, member_ttl: 3, cleanup_interval: 1, wall_clock: None }
     }
 
     /// Its configuration file.
@@ -59,13 +62,17 @@ impl Registry {
     /// Starts it and waits until it is ready.
     #[must_use]
     pub fn start(&self) -> Daemon {
-        Daemon::start("registry", self.server, &self.yaml(), None)
+        Daemon::start("registry", self.server, &self.yaml(), self.place(None))
     }
 
     /// Starts it on a host of a fabric and waits until it is ready.
     #[must_use]
     pub fn start_on(&self, host: &Host) -> Daemon {
-        Daemon::start("registry", self.server, &self.yaml(), Some(host))
+        Daemon::start("registry", self.server, &self.yaml(), self.place(Some(host)))
+    }
+
+    fn place(&self, host: Option<&Host>) -> Place {
+        Place { host: host.cloned(), wall_clock: self.wall_clock.clone() }
     }
 }
 
@@ -96,6 +103,8 @@ pub struct Member {
     pub timeout: f64,
     /// The paths it gets.
     pub http_endpoints: Vec<String>,
+    /// The wall clock it reads; without one the machine's.
+    pub wall_clock: Option<WallClock>,
 }
 
 impl Member {
@@ -112,6 +121,7 @@ impl Member {
             heartbeat_interval: 1,
             timeout: 0.5,
             http_endpoints: vec!["/health".into(), "/metrics".into()],
+            wall_clock: None,
         }
     }
 
@@ -139,14 +149,25 @@ impl Member {
     /// Starts it and waits until it is ready.
     #[must_use]
     pub fn start(&self) -> Daemon {
-        Daemon::start("member", self.server, &self.yaml(), None)
+        Daemon::start("member", self.server, &self.yaml(), self.place(None))
     }
 
     /// Starts it on a host of a fabric and waits until it is ready.
     #[must_use]
     pub fn start_on(&self, host: &Host) -> Daemon {
-        Daemon::start("member", self.server, &self.yaml(), Some(host))
+        Daemon::start("member", self.server, &self.yaml(), self.place(Some(host)))
     }
+
+    fn place(&self, host: Option<&Host>) -> Place {
+        Place { host: host.cloned(), wall_clock: self.wall_clock.clone() }
+    }
+}
+
+/// Where a daemon runs: on the machine itself and by its time, unless said otherwise.
+#[derive(Clone, Debug)]
+struct Place {
+    host: Option<Host>,
+    wall_clock: Option<WallClock>,
 }
 
 /// A running registry or member.
@@ -157,24 +178,24 @@ pub struct Daemon {
     /// Where it listens.
     pub server: SocketAddr,
     subcommand: &'static str,
-    host: Option<Host>,
+    place: Place,
     notified: Arc<Mutex<Vec<String>>>,
     scratch: Scratch,
 }
 
 impl Daemon {
-    fn start(subcommand: &'static str, server: SocketAddr, yaml: &str, host: Option<&Host>) -> Self {
+    fn start(subcommand: &'static str, server: SocketAddr, yaml: &str, place: Place) -> Self {
         let scratch = Scratch::new();
         let _ = scratch.file("config.yaml", yaml);
         let notified = listen(&scratch.path().join("notify"));
-        let process = Self::spawn(subcommand, &scratch, host);
-        let mut daemon = Self { process, server, subcommand, host: host.cloned(), notified, scratch };
+        let process = Self::spawn(subcommand, &scratch, &place);
+        let mut daemon = Self { process, server, subcommand, place, notified, scratch };
         daemon.wait_ready();
         daemon
     }
 
-    fn spawn(subcommand: &str, scratch: &Scratch, host: Option<&Host>) -> Process {
-        let mut command = host.map_or_else(|| Command::new(NETRING), |host| host.command(NETRING));
+    fn spawn(subcommand: &str, scratch: &Scratch, place: &Place) -> Process {
+        let mut command = place.host.as_ref().map_or_else(|| Command::new(NETRING), |host| host.command(NETRING));
         command
             .arg(subcommand)
             .arg(scratch.path().join("config.yaml"))
@@ -183,6 +204,9 @@ impl Daemon {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("NOTIFY_SOCKET", scratch.path().join("notify"));
+        if let Some(wall_clock) = &place.wall_clock {
+            wall_clock.govern(&mut command);
+        }
         Process::start(&mut command, scratch, subcommand)
     }
 
@@ -209,7 +233,7 @@ impl Daemon {
     pub fn start_again(&mut self) {
         self.process.kill();
         self.notified.lock().expect("no thread panics while it holds the list").clear();
-        self.process = Self::spawn(self.subcommand, &self.scratch, self.host.as_ref());
+        self.process = Self::spawn(self.subcommand, &self.scratch, &self.place);
         self.wait_ready();
     }
 
@@ -264,7 +288,7 @@ impl Daemon {
     /// Asks it something from its own host.
     fn ask(&self, question: impl FnOnce(SocketAddr) -> Result<Answer, String> + Send) -> Result<Answer, String> {
         let server = self.server;
-        match &self.host {
+        match &self.place.host {
             Some(host) => host.inside(|| question(server)),
             None => question(server),
         }

@@ -150,6 +150,12 @@ impl Host {
         command
     }
 
+    /// Runs a program on it, which must succeed.
+    #[track_caller]
+    pub fn run(&self, program: &str, words: &[&str]) {
+        run(self.command(program).args(words));
+    }
+
     /// Runs a piece of the test on it, in a thread of its own: sockets opened there are the host's.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(Path::new(NAMESPACES).join(&self.namespace)).expect("the namespace exists");

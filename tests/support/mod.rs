@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod process;
 pub mod prometheus;
 pub mod redis;
+pub mod wall_clock;
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

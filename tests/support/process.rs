@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::{Scratch, eventually};
@@ -18,10 +18,22 @@ impl Process {
     /// Starts `command` with its output in the file `name.log` of `scratch`, after what an earlier one wrote there.
     #[must_use]
     pub fn start(command: &mut Command, scratch: &Scratch, name: &str) -> Self {
+        Self::spawn(command, Stdio::null(), scratch, name)
+    }
+
+    /// Starts `command` likewise, with something to type on.
+    #[must_use]
+    pub fn start_with_keyboard(command: &mut Command, scratch: &Scratch, name: &str) -> (Self, ChildStdin) {
+        let mut process = Self::spawn(command, Stdio::piped(), scratch, name);
+        let keyboard = process.child.stdin.take().expect("its input is a pipe");
+        (process, keyboard)
+    }
+
+    fn spawn(command: &mut Command, input: Stdio, scratch: &Scratch, name: &str) -> Self {
         let log = scratch.path().join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file can be opened");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone().expect("a log file can be shared"))
             .stderr(file)
             .spawn()

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use super::process::Process;
+use super::wall_clock::WallClock;
 use super::{SOON, Scratch, eventually, installed, socket};
 
 /// A running server.
@@ -12,6 +13,7 @@ pub struct Redis {
     process: Process,
     /// Where it listens.
     pub server: SocketAddr,
+    wall_clock: Option<WallClock>,
     scratch: Scratch,
 }
 
@@ -19,21 +21,30 @@ impl Redis {
     /// Starts one; `None`, with the skip said, where redis-server is not installed.
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_by(None)
+    }
+
+    /// Starts one that goes by this wall clock.
+    #[must_use]
+    pub fn start_by(wall_clock: Option<WallClock>) -> Option<Self> {
         if !installed(&["redis-server"]) {
             return None;
         }
         let (server, scratch) = (socket(), Scratch::new());
-        let redis = Self { process: Self::spawn(server, &scratch), server, scratch };
+        let redis = Self { process: Self::spawn(server, wall_clock.as_ref(), &scratch), server, wall_clock, scratch };
         redis.wait_ready();
         Some(redis)
     }
 
-    fn spawn(server: SocketAddr, scratch: &Scratch) -> Process {
+    fn spawn(server: SocketAddr, wall_clock: Option<&WallClock>, scratch: &Scratch) -> Process {
         let mut command = Command::new("redis-server");
         command
             .args(["--bind", &server.ip().to_string(), "--port", &server.port().to_string()])
             .args(["--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir"])
             .arg(scratch.path());
+        if let Some(wall_clock) = wall_clock {
+            wall_clock.govern(&mut command);
+        }
         Process::start(&mut command, scratch, "redis")
     }
 
@@ -79,7 +90,7 @@ impl Redis {
     /// Starts again, empty, at the same address.
     pub fn start_again(&mut self) {
         self.process.kill();
-        self.process = Self::spawn(self.server, &self.scratch);
+        self.process = Self::spawn(self.server, self.wall_clock.as_ref(), &self.scratch);
         self.wait_ready();
     }
 }
