@@ -11,6 +11,8 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::clock;
 use crate::config::{self, Advertise, MemberSettings};
 use crate::host::descriptors;
@@ -36,6 +38,9 @@ const BOTH_ENDPOINTS: usize = 20;
 
 /// How long a stopped member stays on the roster: long enough to see the outage, short enough to see it leave.
 const MEMBER_TTL: Duration = Duration::from_secs(20);
+
+/// How long the ring may take to end after Ctrl-C.
+const GRACE: Duration = Duration::from_millis(800);
 
 /// The locations of a demo of any size begin with these.
 const LOCATIONS: [&str; 8] =
@@ -120,7 +125,7 @@ pub(super) fn run(options: &Options) -> Exit {
 }
 
 async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<TcpListener>) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?;
+    let mut stopped = end_on_signal(Signals::new().map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?);
     let members = locations.len();
     let registry_listener = listeners.remove(0);
     let registry_address = registry_listener.local_addr().map_err(|e| e.to_string())?;
@@ -152,7 +157,7 @@ async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<Tc
     // A closed pipe ends the demo as Ctrl-C does.
     let shown = async {
         introduce(&mut out, options, registry_address, &sites)?;
-        watch(&mut out, options, &mut signals, &mut sites, started).await
+        watch(&mut out, options, &mut stopped, &mut sites, started).await
     }
     .await;
     stop_all(sites);
@@ -163,11 +168,24 @@ async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<Tc
     }
 }
 
+/// Tells of Ctrl-C, or of the terminal's end. Where a ring that is too big for the machine does not end in time after that,
+/// the process ends all the same: there is nothing in it to be lost.
+fn end_on_signal(mut signals: Signals) -> oneshot::Receiver<()> {
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(async move {
+        let (Signal::Stop | Signal::Reload) = signals.next().await;
+        let _ = stop.send(());
+        tokio::time::sleep(GRACE).await;
+        std::process::exit(Exit::Ok as i32);
+    });
+    stopped
+}
+
 /// Shows what the members see until Ctrl-C or the end of the time asked for.
 async fn watch(
     out: &mut io::Stdout,
     options: &Options,
-    signals: &mut Signals,
+    stopped: &mut oneshot::Receiver<()>,
     sites: &mut [Site],
     started: Instant,
 ) -> io::Result<()> {
@@ -178,10 +196,7 @@ async fn watch(
     let mut before = Matrix::default();
     loop {
         tokio::select! {
-            signal = signals.next() => match signal {
-                Signal::Stop => return Ok(()),
-                Signal::Reload => continue,
-            },
+            _ = &mut *stopped => return Ok(()),
             _ = ticks.tick() => {}
         }
         let now = clock::monotonic();

@@ -5,9 +5,9 @@
 //! * This member is never its own peer, and no identity stands in the set twice.
 //! * Who is missing from a roster leaves at once, with one exception.
 //! * The exception: a registry that has lost its memory (emptied store, restart without state) serves a roster that fills
-//!   up again only as members find out. For a while after [`Peers::registry_forgot`] a peer that goes missing is *held*: it
-//!   stays for the length of a hold, counted from the moment it went missing, so that losing the registry's memory stops
-//!   no probe, and losing it over and over keeps nobody for ever. Who is still missing then leaves.
+//!   up again only as members find out. For a while after [`Peers::registry_forgot`] the peers that are missing are *held*,
+//!   so that losing the registry's memory stops no probe. Who is still missing then leaves; and where the memory is lost
+//!   over and over, nobody is held for longer than [`HOLDS_MAX`] times that while.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::wire::{InstanceId, Location, Member};
+
+/// How many holds a peer may be missing for, however often the registry loses its memory meanwhile.
+pub const HOLDS_MAX: u32 = 4;
 
 /// Another member, as this one sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,11 +122,10 @@ impl Peers {
             };
             self.known.insert(member.instance_id, Known { peer, last_seen: member.last_seen, missing: None });
         }
-        let forgot_lately = self.hold_until.is_some_and(|until| now < until);
         for (id, known) in before {
-            let missing = known.missing.or(forgot_lately.then_some(now)).filter(|&since| now < since + self.hold);
-            if missing.is_some() {
-                self.known.insert(id, Known { missing, ..known });
+            let missing = known.missing.unwrap_or(now);
+            if self.holds(missing, now) {
+                self.known.insert(id, Known { missing: Some(missing), ..known });
             } else {
                 change.left.push(known.peer);
             }
@@ -134,17 +136,22 @@ impl Peers {
     /// Lets go of the peers whose hold is over: to be called also while the roster does not change.
     pub fn settle(&mut self, now: Instant) -> Change {
         let mut change = Change::default();
-        self.known.retain(|_, known| {
-            let stays = known.missing.is_none_or(|since| now < since + self.hold);
-            if !stays {
-                change.left.push(Arc::clone(&known.peer));
-            }
-            stays
-        });
+        let over: Vec<InstanceId> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.missing.is_some_and(|missing| !self.holds(missing, now)))
+            .map(|(id, _)| id.clone())
+            .collect();
+        change.left.extend(over.iter().filter_map(|id| self.known.remove(id)).map(|known| known.peer));
         change
     }
 
-    /// The registry has lost its memory: who goes missing within the length of a hold from now is held.
+    /// Whether a peer that has been missing since then is held.
+    fn holds(&self, missing: Instant, now: Instant) -> bool {
+        self.hold_until.is_some_and(|until| now < until) && now < missing + self.hold * HOLDS_MAX
+    }
+
+    /// The registry has lost its memory: who is missing is held for the length of a hold from now.
     pub fn registry_forgot(&mut self, now: Instant) {
         self.hold_until = Some(now + self.hold);
     }

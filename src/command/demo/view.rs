@@ -90,7 +90,8 @@ impl Matrix {
             let (mut watched, mut watched_before) = (false, false);
             for (row, cells, cells_before) in &rows {
                 let old = cells_before.and_then(|cells| cells.get(target));
-                watched_before |= old.is_some();
+                // Who was stopped looks for nobody any more, which says nothing about the target.
+                watched_before |= old.is_some() && cells.is_some();
                 let new = cells.and_then(|cells| cells.get(target));
                 watched |= new.is_some();
                 match (old, new) {
@@ -213,7 +214,13 @@ fn table(matrix: &Matrix, width: usize, height: usize) -> Vec<String> {
     let column = longest.max("http timeout".len()) + 1;
     let fits = names + column * matrix.rows.len() < width && matrix.rows.len() + 6 < height;
     let mut lines = vec![String::new()];
-    lines.extend(if fits { site_by_site(matrix, names, column) } else { in_trouble(matrix, height.saturating_sub(8)) });
+    if fits {
+        lines.extend(site_by_site(matrix, names, column));
+    } else {
+        // A line that wraps would take two, and the next table be drawn in the wrong place.
+        let clipped = |line: String| line.chars().take(width.saturating_sub(1)).collect();
+        lines.extend(in_trouble(matrix, height.saturating_sub(8)).into_iter().map(clipped));
+    }
     lines
 }
 
@@ -283,14 +290,12 @@ fn in_trouble(matrix: &Matrix, most: usize) -> Vec<String> {
     let failing: usize = down.values().map(|(sources, ..)| sources).sum();
     times.sort_unstable();
     let median = times.get(times.len() / 2).map_or("none".into(), |t| format!("{:.3} ms", t.as_secs_f64() * 1e3));
-    let mut lines = vec![format!(
-        "{} pairs connected, {failing} failing, {unknown} not known yet; median round-trip time {median}",
-        times.len()
-    )];
+    let mut lines =
+        vec![format!("{} pairs connected, {failing} failing, {unknown} not known; median {median}", times.len())];
     let hidden = down.len().saturating_sub(most);
     for (target, (sources, why, since)) in down.into_iter().take(most) {
         let lasted = matrix.now.map_or(Duration::ZERO, |now| now.saturating_duration_since(since));
-        lines.push(format!("  \x1b[31m{target}\x1b[0m  {why}, from {sources} sites, for {}", rough(lasted)));
+        lines.push(format!("  {target}  {why}, from {sources} sites, for {}", rough(lasted)));
     }
     if hidden > 0 {
         lines.push(format!("  and {hidden} more"));

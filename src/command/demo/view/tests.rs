@@ -204,16 +204,36 @@ fn the_ring_of_five_fits_into_a_terminal_of_80_columns() {
 }
 
 #[test]
+fn who_is_left_alone_has_not_left() {
+    let mut ring = Ring::of("ab");
+    ring.round(1, "");
+    let whole = ring.matrix(1);
+    ring.stop('b');
+    assert!(ring.matrix(2).changes_since(&whole).is_empty(), "nobody is there to see a leave");
+}
+
+#[test]
+fn no_line_is_wider_than_the_terminal() {
+    let letters: String = ('a'..='z').collect();
+    let mut ring = Ring::of(&letters);
+    ring.round(1, "xyz");
+    for width in [20, 40, 60, 80, 132] {
+        let lines = plain(&table(&ring.matrix(4), width, 24));
+        assert!(lines.iter().all(|line| line.chars().count() < width), "{width}: {lines:#?}");
+    }
+}
+
+#[test]
 fn a_big_ring_is_shown_by_its_sites_in_trouble() {
     let letters: String = ('a'..='z').collect();
     let mut ring = Ring::of(&letters);
     let shown = |ring: &Ring, second, height| plain(&table(&ring.matrix(second), 80, height))[1..].to_vec();
-    assert_eq!(shown(&ring, 0, 24), ["0 pairs connected, 0 failing, 650 not known yet; median round-trip time none"]);
+    assert_eq!(shown(&ring, 0, 24), ["0 pairs connected, 0 failing, 650 not known; median none"]);
     ring.round(1, "xyz");
     assert_eq!(
         shown(&ring, 4, 10),
         [
-            "575 pairs connected, 75 failing, 0 not known yet; median round-trip time 0.250 ms",
+            "575 pairs connected, 75 failing, 0 not known; median 0.250 ms",
             "  x  tcp refused, from 25 sites, for 3 s",
             "  y  tcp refused, from 25 sites, for 3 s",
             "  and 1 more",
