@@ -6,8 +6,10 @@
 //! registries gives every member a whole chance to be heard again.
 //!
 //! **A Redis that has lost its memory** (FLUSHALL, a restart without persistence, a failover to an empty replica) has no
-//! identity under `netring:clock`, or another one. The registry that notices gives it back the roster it remembers, with
-//! whole leases, before it reads on: nobody sees an empty ring.
+//! identity under `netring:clock`. The first registry that notices gives it back the roster it remembers, with whole
+//! leases, and an identity, before it reads on: nobody sees an empty ring. What was last read longer than `member_ttl` ago
+//! is not given back, none of those leases could still run. A Redis with another identity has been filled by others since,
+//! who know better than we who left meanwhile: it is read like any other.
 //!
 //! **Older programs** write `netring:member:<id>` and `netring:active_members` by plain commands and know nothing of the
 //! index. What they did is taken over when the sizes of set and index part, and every
@@ -81,6 +83,8 @@ struct Remembered {
     /// The identity of the memory it was read from.
     ring: String,
     members: Vec<Member>,
+    /// When we last knew that these are the members.
+    contact: Option<Instant>,
     unusable: usize,
     reconciled: Option<Reconciled>,
     silent_ticks: u32,
@@ -193,12 +197,14 @@ impl RedisStore {
 
     async fn look(&self, known: Option<&Mark>) -> Result<Followed, StoreError> {
         let mut followed = Followed::default();
+        let asked = clock::monotonic();
         loop {
             let (ring, revision, changed, left, set, index, ended): Tick = self.run(&self.scripts.follow, &[]).await?;
-            if ring.is_empty() || self.is_another(&ring) {
-                self.give_back(&ring).await?;
+            if ring.is_empty() {
+                self.give_back().await?;
                 continue;
             }
+            self.recognise(ring.clone());
             let all_ended = ended.is_empty();
             followed.expired.extend(ended.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()));
             if !all_ended {
@@ -215,35 +221,41 @@ impl RedisStore {
                 followed.mark = mark;
                 followed.roster = Some(members);
             }
-            followed.unusable = self.remembered().unusable;
+            let mut remembered = self.remembered();
+            remembered.contact = Some(asked);
+            followed.unusable = remembered.unusable;
             return Ok(followed);
         }
     }
 
-    fn is_another(&self, ring: &str) -> bool {
-        let remembered = self.remembered();
-        !remembered.ring.is_empty() && remembered.ring != ring
+    /// In another memory than before all has to be looked at anew.
+    fn recognise(&self, ring: String) {
+        let mut remembered = self.remembered();
+        if remembered.ring != ring {
+            *remembered = Remembered { ring, silent_ticks: remembered.silent_ticks, ..Remembered::default() };
+        }
     }
 
-    /// Gives a Redis that has lost its memory the roster we remember, and an identity where it has none.
-    async fn give_back(&self, ring: &str) -> Result<(), StoreError> {
-        let members: Vec<Vec<u8>> = self.remembered().members.iter().map(stored).collect();
+    /// Gives a Redis that has lost its memory an identity, and before that the roster we remember where its leases could
+    /// still run. Does nothing to a Redis that got its identity meanwhile.
+    pub(super) async fn give_back(&self) -> Result<(), StoreError> {
+        let members: Vec<Vec<u8>> = {
+            let (remembered, member_ttl) = (self.remembered(), self.limits().member_ttl);
+            let age = remembered.contact.map(|contact| clock::monotonic().saturating_duration_since(contact));
+            let could_run = age.is_some_and(|age| age < member_ttl);
+            remembered.members.iter().filter(|_| could_run).map(stored).collect()
+        };
         for chunk in members.chunks(CHUNK) {
             let arguments: Vec<&[u8]> = [b"".as_slice()].into_iter().chain(chunk.iter().map(Vec::as_slice)).collect();
-            let _: u64 = self.run(&self.scripts.offer, &arguments).await?;
+            if !self.run::<bool>(&self.scripts.offer, &arguments).await? {
+                return Ok(());
+            }
         }
-        let identity = if ring.is_empty() { uuid::Uuid::new_v4().to_string() } else { ring.to_owned() };
-        let _: u64 = self.run(&self.scripts.offer, &[identity.as_bytes()]).await?;
-        if !members.is_empty() {
-            tracing::warn!(
-                members = members.len(),
-                "redis had lost the roster; gave back what this registry remembered"
-            );
+        let identity = uuid::Uuid::new_v4().to_string();
+        if self.run::<bool>(&self.scripts.offer, &[identity.as_bytes()]).await? && !members.is_empty() {
+            let members = members.len();
+            tracing::warn!(members, "redis had lost the roster; gave back what this registry remembered");
         }
-        let mut remembered = self.remembered();
-        // Read anew a moment later; forgotten here so that a Redis without memory is not offered the same twice.
-        remembered.ring = String::new();
-        remembered.reconciled = None;
         Ok(())
     }
 
@@ -264,7 +276,6 @@ impl RedisStore {
         let mut remembered = self.remembered();
         remembered.unusable = entries.len() - members.len();
         remembered.members.clone_from(&members);
-        remembered.ring.clone_from(&ring);
         Ok((mark(revision.unwrap_or(0), &ring, &changed.unwrap_or_default()), members))
     }
 

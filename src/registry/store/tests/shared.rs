@@ -58,11 +58,9 @@ async fn a_killed_redis_fails_at_once_and_gets_its_roster_back_when_it_is_back()
     assert!(matches!(store.heartbeat(&id(1)).await, Err(StoreError::Unreachable(_))));
     assert!(clock::monotonic() - asked < Duration::from_secs(2));
     server.restart();
-    // Another registry gets there first and finds nobody.
-    until("the newcomer reaches redis", async || newcomer.follow(None).await.is_ok()).await;
-    assert!(ids(&newcomer).await.is_empty());
     until("the store reaches redis", async || store.follow(None).await.is_ok()).await;
     assert_eq!(roster(&store).await, before, "given back by the one who remembered");
+    until("the newcomer reaches redis", async || newcomer.follow(None).await.is_ok()).await;
     assert_eq!(roster(&newcomer).await, before);
     assert_eq!(store.heartbeat(&id(1)).await, Ok(true), "nobody had to register again");
 }
@@ -85,6 +83,38 @@ async fn a_flushed_redis_gets_its_roster_back_and_forgets_those_who_stay_away() 
     .await;
     let () = server.command("SCRIPT FLUSH");
     assert_eq!(store.heartbeat(&id(1)).await, Ok(true));
+}
+
+#[tokio::test]
+async fn a_registry_that_was_stopped_over_a_flush_brings_back_nobody_who_left_meanwhile() {
+    let Some(server) = Server::start() else { return };
+    let (awake, stopped) = (server.store(limits(LONG, 100)), server.store(limits(LONG, 100)));
+    awake.register(candidate(1, "us1", 1)).await.unwrap();
+    awake.register(candidate(2, "us1", 2)).await.unwrap();
+    for store in [&awake, &stopped] {
+        assert_eq!(ids(store).await, ["m1", "m2"]);
+    }
+    let () = server.command("FLUSHALL");
+    assert_eq!(ids(&awake).await, ["m1", "m2"], "given back");
+    assert_eq!(awake.deregister(&id(2)).await, Ok(true));
+    // Its question was under way while the other gave back.
+    stopped.give_back().await.unwrap();
+    assert_eq!(ids(&awake).await, ["m1"]);
+    assert_eq!(ids(&stopped).await, ["m1"]);
+}
+
+#[tokio::test]
+async fn what_a_registry_remembers_is_given_back_only_while_its_leases_could_still_run() {
+    let Some(server) = Server::start() else { return };
+    let ttl = Duration::from_millis(800);
+    let store = server.store(limits(ttl, 100));
+    store.register(candidate(1, "us1", 1)).await.unwrap();
+    assert_eq!(ids(&store).await, ["m1"]);
+    let () = server.command("FLUSHALL");
+    tokio::time::sleep(ttl).await;
+    assert!(ids(&store).await.is_empty());
+    store.register(candidate(2, "us1", 2)).await.unwrap();
+    assert_eq!(ids(&store).await, ["m2"], "and all goes on from there");
 }
 
 #[tokio::test]
