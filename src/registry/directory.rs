@@ -132,15 +132,20 @@ impl Directory {
         }
     }
 
-    /// Keeps the view in step with the store, until dropped. Marks `pulse` on every turn.
+    /// Keeps the view in step with the store, until dropped. Marks `pulse` on every turn, whatever the store answers; a turn
+    /// waits for the store twice at most, once for the answer to a reader's question and once for its own.
     pub async fn run(&self, pulse: Option<Pulse>) {
+        let mark = || {
+            if let Some(pulse) = &pulse {
+                pulse.mark();
+            }
+        };
         loop {
             let next_tick = clock::monotonic() + TICK;
+            mark();
             self.ask().await;
             while let Some(pause) = next_tick.checked_duration_since(clock::monotonic()) {
-                if let Some(pulse) = &pulse {
-                    pulse.mark();
-                }
+                mark();
                 tokio::select! {
                     () = sleep(pause.min(self.until_first_end().unwrap_or(pause))) => {}
                     () = self.wake.notified() => sleep(GATHER).await,

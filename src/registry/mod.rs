@@ -32,7 +32,8 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
-/// How long a turn of the loop that follows the store may take before it counts as stuck.
+/// How long a turn of the loop that follows the store may take before it counts as stuck, the waits for a store that does
+/// not answer left out.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the accept loop may stand still before it counts as stuck.
@@ -96,6 +97,8 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     };
     let address = listener.local_addr().map_err(StartError::Listener)?;
     let store = open_store(&settings, state_dir)?;
+    // A store that hangs is the store's trouble: a restart would only lose the roster that is served meanwhile.
+    let follow_limit = FOLLOW_LIMIT + 2 * settings.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
 
     let mut limits = serve::Limits::default();
     if let Some(connections) = settings.server.max_connections.map(std::num::NonZero::get).or(connections) {
@@ -112,7 +115,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));
     tokio::spawn({
         let (directory, pulse, stop) =
-            (Arc::clone(&directory), pulse("store follower", FOLLOW_LIMIT), stop(stopped.clone()));
+            (Arc::clone(&directory), pulse("store follower", follow_limit), stop(stopped.clone()));
         async move {
             tokio::select! {
                 () = directory.run(pulse) => {}

@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::host::vitals::Vitals;
 use crate::registry::store::Answer;
 use crate::registry::store::embedded::EmbeddedStore;
 use crate::wire;
@@ -10,6 +11,8 @@ use crate::wire;
 struct Fickle {
     store: EmbeddedStore,
     away: AtomicBool,
+    /// How long it takes to answer, in ms.
+    slow: AtomicU64,
     asked: AtomicU64,
     follows: AtomicU64,
 }
@@ -18,7 +21,10 @@ impl Fickle {
     fn ask<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            tokio::task::yield_now().await;
+            match self.slow.load(Ordering::SeqCst) {
+                0 => tokio::task::yield_now().await,
+                slow => sleep(Duration::from_millis(slow)).await,
+            }
             match self.away.load(Ordering::SeqCst) {
                 true => Err(StoreError::Unreachable("connection refused".into())),
                 false => answer.await,
@@ -61,6 +67,7 @@ fn directory(member_ttl: Duration) -> (Arc<Directory>, Arc<Fickle>) {
     let store = Arc::new(Fickle {
         store: EmbeddedStore::in_memory(limits),
         away: false.into(),
+        slow: 0.into(),
         asked: 0.into(),
         follows: 0.into(),
     });
@@ -169,6 +176,26 @@ async fn a_store_never_heard_of_is_not_an_empty_ring() {
     assert!(directory.view().await.is_err());
     assert!(directory.view().await.is_err());
     assert_eq!(store.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_longer_than_a_tick_does_not_make_the_follower_look_stuck() {
+    let (directory, store) = directory(LONG);
+    store.away.store(true, Ordering::SeqCst);
+    store.slow.store(1200, Ordering::SeqCst);
+    let vitals = Vitals::new();
+    let pulse = vitals.add("store follower", Duration::from_secs(3));
+    let running = tokio::spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.run(Some(pulse)).await }
+    });
+    let enough = clock::monotonic() + Duration::from_secs(5);
+    while clock::monotonic() < enough {
+        assert_eq!(vitals.stalled(), None);
+        sleep(Duration::from_millis(50)).await;
+    }
+    running.abort();
+    assert!(store.follows.load(Ordering::SeqCst) >= 3);
 }
 
 #[tokio::test]
