@@ -92,6 +92,8 @@ pub struct Roster {
 struct Lease {
     member: Member,
     ends: Instant,
+    /// The revision at which the member came to where it stands.
+    since: u64,
 }
 
 impl Roster {
@@ -113,7 +115,7 @@ impl Roster {
     ) -> Self {
         let mut roster = Self { revision, ..Self::new(ttl, max_members) };
         for member in members {
-            roster.place(member, now);
+            roster.place(member, now, revision);
         }
         roster
     }
@@ -132,19 +134,24 @@ impl Roster {
     pub fn register(&mut self, candidate: Candidate, now: Instant, wall: Wall) -> Result<Admission, Full> {
         let seconds = wall.epoch_seconds();
         let held = self.leases.get(&candidate.instance_id).filter(|lease| now < lease.ends);
-        let (admission, registered_at) = match held {
-            Some(lease) if candidate.stands_where(&lease.member) => (Admission::Renewed, lease.member.registered_at),
-            Some(_) => (Admission::Moved, seconds),
-            None => (Admission::Joined, seconds),
+        let next = self.revision + 1;
+        let (admission, registered_at, since) = match held {
+            Some(Lease { member, since, .. }) if candidate.stands_where(member) => {
+                (Admission::Renewed, member.registered_at, *since)
+            }
+            Some(_) => (Admission::Moved, seconds, next),
+            None => (Admission::Joined, seconds, next),
         };
         if admission == Admission::Joined && self.live(now) >= self.max_members.get() {
             return Err(Full { max_members: self.max_members.get() });
         }
         let Candidate { instance_id, location, ip, port } = candidate;
-        self.place(Member { instance_id, location, ip, port, last_seen: seconds, registered_at, status: () }, now);
-        if admission != Admission::Renewed {
-            self.revision += 1;
-        }
+        self.place(
+            Member { instance_id, location, ip, port, last_seen: seconds, registered_at, status: () },
+            now,
+            since,
+        );
+        self.revision = self.revision.max(since);
         Ok(admission)
     }
 
@@ -198,6 +205,14 @@ impl Roster {
         self.leases.get(id).map(|lease| &lease.member)
     }
 
+    /// The revision at which a member came to where `candidate` stands; `None` where to register it would change the
+    /// roster.
+    #[must_use]
+    pub fn stands_since(&self, candidate: &Candidate, now: Instant) -> Option<u64> {
+        let lease = self.leases.get(&candidate.instance_id).filter(|lease| now < lease.ends)?;
+        candidate.stands_where(&lease.member).then_some(lease.since)
+    }
+
     /// How many joins, leaves and moves there have been.
     #[must_use]
     pub fn revision(&self) -> u64 {
@@ -208,10 +223,10 @@ impl Roster {
         self.leases.len() - self.by_end.iter().take_while(|(ends, _)| *ends <= now).count()
     }
 
-    fn place(&mut self, member: Member, now: Instant) {
+    fn place(&mut self, member: Member, now: Instant, since: u64) {
         let id = member.instance_id.clone();
         let ends = now + self.ttl;
-        if let Some(old) = self.leases.insert(id.clone(), Lease { member, ends }) {
+        if let Some(old) = self.leases.insert(id.clone(), Lease { member, ends, since }) {
             self.by_end.remove(&(old.ends, id.clone()));
         }
         self.by_end.insert((ends, id));

@@ -4,7 +4,8 @@
 //! the journal has it on disk. Heartbeats are not journalled: members that a restart brings back get one whole lease to
 //! be heard in. Leaving is journalled and not waited for: lost in a crash, it costs one lease.
 //!
-//! A journal that cannot be written turns registrations away, and only them; it is tried again every second.
+//! A journal that cannot be written turns registrations away, and only those that something would have to be written for:
+//! a member that registers again where it is known to stand passes. Writing is tried again every second.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,28 +50,32 @@ impl EmbeddedStore {
     fn on(mut medium: Box<dyn Medium>, limits: Limits) -> Result<Self, JournalError> {
         let left = journal::recover(medium.as_mut())?;
         let Limits { member_ttl, max_members, .. } = limits;
-        let roster = Roster::restored(member_ttl, max_members, left.revision, left.members, clock::monotonic());
+        let revision = left.revision;
+        let roster = Roster::restored(member_ttl, max_members, revision, left.members, clock::monotonic());
         let state = State::new(roster);
         let shared = Arc::clone(&state);
-        let journal = Journal::start(medium, move || lock(&shared).snapshot())?;
+        let journal = Journal::start(medium, revision, move || lock(&shared).snapshot())?;
         Ok(Self { state, journal: Some(journal) })
     }
 
     fn admit(&self, candidate: Candidate) -> Result<(Admission, Option<journal::Kept>), StoreError> {
         let mut state = lock(&self.state);
-        if let Some(reason) = self.fault() {
-            return Err(StoreError::Unwritable(reason));
-        }
         let now = state.now(self.journal.as_ref());
         let id = candidate.instance_id.clone();
+        let since = state.roster.stands_since(&candidate, now);
+        // None where its record is on disk: nothing has to be written then. The record of an earlier, unanswered registration
+        // may be on its way still.
+        let writing = self.journal.as_ref().filter(|journal| since.is_none_or(|since| since > journal.durable()));
+        if let Some(reason) = writing.and_then(Journal::fault) {
+            return Err(StoreError::Unwritable(reason));
+        }
         let admission =
             state.roster.register(candidate, now, clock::wall()).map_err(|full| StoreError::Full(full.max_members))?;
-        let Some(journal) = &self.journal else { return Ok((admission, None)) };
+        let Some(journal) = writing else { return Ok((admission, None)) };
         if admission != Admission::Renewed {
             let member = state.roster.member(&id).expect("the member registered a line above").clone();
             journal.add(Record::Joined { revision: state.roster.revision(), member });
         }
-        // Also where nothing new was written: the record of an earlier, unanswered registration may be on its way.
         Ok((admission, Some(journal.kept())))
     }
 

@@ -10,6 +10,10 @@
 //! what it could not write), so nothing is appended any more until a whole new snapshot has been written; that is tried
 //! every second, and until then nothing is acknowledged.
 //!
+//! **A disk that hangs** costs bounded memory: where too many orders wait for the writer, changes are no longer queued, and
+//! that is a failed write like any other. A registration is turned away and can be tried again; a leave is done and its
+//! record left to the snapshot that must come next, so that only a crash before it loses the record, as it may any leave.
+//!
 //! **Reading.** A crash can leave an unfinished last line: it is cut off, nobody was told it was kept. A damaged line
 //! elsewhere (a bad disk, an editor) is left out and the others count, before and after it: each stands for itself. A lost
 //! "joined" costs that member one 404, a lost "left" one lease. The damaged file is kept beside as
@@ -20,7 +24,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -42,6 +46,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How many lines beyond twice the ring the file may hold.
 const SLACK: usize = 1000;
+
+/// How many orders may wait for the writer: more than one for each member of a large ring at once, and some MB.
+const QUEUE: usize = 40_000;
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
@@ -331,7 +338,28 @@ pub type Kept = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send
 #[derive(Debug)]
 pub struct Journal {
     orders: Sender<Order>,
-    fault: Arc<Mutex<Option<String>>>,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// What the writer and those who give it orders share.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Why nothing can be kept at the moment.
+    fault: Option<String>,
+    /// All changes up to this revision are on disk.
+    durable: u64,
+    /// How many orders wait for the writer.
+    queued: usize,
+    /// The newest change that was not queued and is in no snapshot yet.
+    dropped: Option<u64>,
+}
+
+fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
+    standing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hangs() -> String {
+    format!("the disk does not keep up: {QUEUE} changes wait to be written to {FILE}")
 }
 
 #[derive(Debug)]
@@ -342,21 +370,23 @@ enum Order {
 }
 
 impl Journal {
-    /// Starts the writer, which begins with a snapshot; `snapshot` gives the roster with everything that was added.
+    /// Starts the writer, which begins with a snapshot; `snapshot` gives the roster with everything that was added. The
+    /// medium holds what it was at revision `durable`.
     ///
     /// # Errors
     ///
     /// [`JournalError::Thread`].
     pub fn start(
         medium: Box<dyn Medium>,
+        durable: u64,
         snapshot: impl FnMut() -> Snapshot + Send + 'static,
     ) -> Result<Self, JournalError> {
         let (orders, inbox) = mpsc::channel();
-        let fault = Arc::new(Mutex::new(None));
+        let standing = Arc::new(Mutex::new(Standing { durable, ..Standing::default() }));
         let mut writer = Writer {
             medium,
             snapshot: Box::new(snapshot),
-            fault: Arc::clone(&fault),
+            standing: Arc::clone(&standing),
             retry_at: None,
             written: 0,
             lines: 0,
@@ -368,42 +398,66 @@ impl Journal {
             .name("journal".into())
             .spawn(move || writer.run(&inbox))
             .map_err(JournalError::Thread)?;
-        Ok(Self { orders, fault })
+        Ok(Self { orders, standing })
     }
 
-    /// Adds a record. To be called in the order in which the changes were made.
+    /// Adds a record. To be called in the order in which the changes were made, each while the snapshot shows it already.
     pub fn add(&self, record: Record) {
-        self.send(Order::Add(record));
+        let revision = record.revision();
+        let mut standing = lock(&self.standing);
+        // In one step: the writer, which has a whole queue to go, looks afterwards whether something was dropped.
+        if !self.queue(&mut standing, Order::Add(record)) {
+            standing.dropped = Some(revision);
+            standing.fault.get_or_insert_with(hangs);
+        }
     }
 
     /// Waits until everything added so far is durable.
     #[must_use]
     pub fn kept(&self) -> Kept {
         let (tell, told) = oneshot::channel();
-        self.send(Order::Tell(tell));
-        Self::told(told)
+        match self.queue(&mut lock(&self.standing), Order::Tell(tell)) {
+            true => Self::told(told),
+            false => Box::pin(std::future::ready(Err(hangs()))),
+        }
     }
 
     /// Writes a last snapshot, ends the writer and gives the directory up.
     #[must_use]
     pub fn close(&self) -> Kept {
         let (tell, told) = oneshot::channel();
-        self.send(Order::Close(tell));
+        self.send(&mut lock(&self.standing), Order::Close(tell));
         Self::told(told)
     }
 
     /// Why nothing can be kept at the moment.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.standing).fault.clone()
+    }
+
+    /// The revision up to which all changes are on disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        lock(&self.standing).durable
     }
 
     fn told(told: oneshot::Receiver<Result<(), String>>) -> Kept {
         Box::pin(async move { told.await.unwrap_or_else(|_| Err("the registry is stopping".into())) })
     }
 
+    /// False where there is no room for the order.
+    fn queue(&self, standing: &mut Standing, order: Order) -> bool {
+        let room = standing.queued < QUEUE;
+        if room {
+            self.send(standing, order);
+        }
+        room
+    }
+
     /// A writer that has ended drops the order, and whoever waits for it is told so by the broken channel.
-    fn send(&self, order: Order) {
+    fn send(&self, standing: &mut Standing, order: Order) {
+        standing.queued += 1;
         let _ = self.orders.send(order);
     }
 }
@@ -411,7 +465,7 @@ impl Journal {
 struct Writer {
     medium: Box<dyn Medium>,
     snapshot: Box<dyn FnMut() -> Snapshot + Send>,
-    fault: Arc<Mutex<Option<String>>>,
+    standing: Arc<Mutex<Standing>>,
     /// Set while the file cannot be trusted: when to try a new snapshot.
     retry_at: Option<Instant>,
     /// The revision that the last snapshot holds; records up to it are in the file already.
@@ -431,10 +485,13 @@ impl Writer {
                 return;
             }
             let (mut text, mut waiting, mut closing) = (Vec::new(), Vec::new(), None);
+            let (mut orders, mut newest) = (0, 0);
             for order in first.into_iter().chain(inbox.try_iter()) {
+                orders += 1;
                 match order {
                     Order::Add(record) if record.revision() > self.written => {
                         record.write(&mut text);
+                        newest = record.revision();
                         self.lines += 1;
                     }
                     Order::Add(_) => {}
@@ -442,7 +499,12 @@ impl Writer {
                     Order::Close(tell) => closing = Some(tell),
                 }
             }
-            self.keep(&text);
+            let complete = {
+                let mut standing = lock(&self.standing);
+                standing.queued -= orders;
+                standing.dropped.is_none()
+            };
+            self.keep(&text, newest, complete);
             let outcome = self.outcome();
             for tell in waiting {
                 // Whoever asked may have gone meanwhile.
@@ -459,16 +521,20 @@ impl Writer {
         }
     }
 
-    fn keep(&mut self, text: &[u8]) {
+    /// Makes `text` durable, the records up to revision `newest`; by a snapshot where it is not complete.
+    fn keep(&mut self, text: &[u8], newest: u64, complete: bool) {
         match self.retry_at {
             Some(at) if clock::monotonic() < at => return,
             Some(_) => return self.rewrite(),
+            None if !complete => return self.rewrite(),
             None if text.is_empty() => return,
             None => {}
         }
-        if let Err(e) = self.medium.append(text) {
-            self.fail(&e);
-        } else if self.lines > self.lines_max {
+        match self.medium.append(text) {
+            Ok(()) => lock(&self.standing).durable = newest,
+            Err(e) => self.fail(&e),
+        }
+        if self.retry_at.is_none() && self.lines > self.lines_max {
             self.rewrite();
         }
     }
@@ -481,7 +547,13 @@ impl Writer {
                 self.lines = snapshot.members.len() + 1;
                 self.lines_max = 2 * snapshot.members.len() + SLACK;
                 self.retry_at = None;
-                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let mut standing = lock(&self.standing);
+                standing.durable = snapshot.revision;
+                // What was dropped while the snapshot was being written takes another one.
+                if standing.dropped.is_none_or(|dropped| dropped <= snapshot.revision) {
+                    standing.dropped = None;
+                    standing.fault = None;
+                }
             }
             Err(e) => self.fail(&e),
         }
@@ -489,10 +561,10 @@ impl Writer {
 
     fn fail(&mut self, e: &io::Error) {
         self.retry_at = Some(clock::monotonic() + RETRY);
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot write {FILE}: {e}"));
+        lock(&self.standing).fault = Some(format!("cannot write {FILE}: {e}"));
     }
 
     fn outcome(&self) -> Result<(), String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+        lock(&self.standing).fault.clone().map_or(Ok(()), Err)
     }
 }

@@ -1,9 +1,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
 use super::*;
-use crate::registry::roster::Candidate;
+use crate::registry::roster::{Admission, Candidate};
 use crate::registry::store::embedded::EmbeddedStore;
 use crate::registry::store::{Limits, Store, StoreError};
 
@@ -77,7 +78,7 @@ async fn a_crash_at_any_stage_of_a_snapshot_leaves_the_old_state_or_the_same_ane
         store.register(candidate(n)).await.unwrap();
     }
     store.deregister(&id(1)).await.unwrap();
-    store.register(candidate(3)).await.unwrap();
+    store.register(candidate(4)).await.unwrap();
     let old = journal_of(directory.path());
     let expected = ids(&store).await;
     store.close().await.unwrap();
@@ -181,6 +182,9 @@ async fn a_full_disk_turns_registrations_away_and_nothing_else_and_heals() {
         assert!(matches!(&answer, Err(StoreError::Unwritable(why)) if why.contains(FILE)), "{answer:?}");
     }
     assert_eq!(store.heartbeat(&id(0)).await, Ok(true));
+    assert_eq!(store.register(candidate(0)).await, Ok(Admission::Renewed), "on disk already");
+    let moved = Candidate { port: 9.try_into().unwrap(), ..candidate(0) };
+    assert!(store.register(moved).await.is_err(), "where it went is not");
     assert_eq!(store.deregister(&id(0)).await, Ok(true));
     assert!(store.follow(None).await.unwrap().impaired.is_some());
     broken.store(false, Ordering::SeqCst);
@@ -191,8 +195,96 @@ async fn a_full_disk_turns_registrations_away_and_nothing_else_and_heals() {
     }
     assert_eq!(store.follow(None).await.unwrap().impaired, None);
     store.register(candidate(2)).await.unwrap();
+    assert_eq!(store.register(candidate(1)).await, Ok(Admission::Renewed));
     // As after a crash: what is on disk now, without a last snapshot.
     assert_eq!(found(&journal_of(directory.path()), None).await, ["m1", "m2"]);
+}
+
+#[tokio::test]
+async fn a_registration_that_was_not_kept_is_not_acknowledged_as_a_renewal() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, broken, _) = faulty(directory.path());
+    broken.store(true, Ordering::SeqCst);
+    // The first finds out that the disk is full, with the member on the roster already.
+    assert!(store.register(candidate(0)).await.is_err());
+    assert_eq!(ids(&store).await, ["m0"]);
+    assert!(store.register(candidate(0)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_registry_that_starts_on_a_full_disk_renews_whom_it_found_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _, _) = faulty(directory.path());
+    store.register(candidate(0)).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let disk = FileMedium::open(directory.path()).unwrap();
+    let full = Faulty { disk, broken: Arc::new(true.into()), appends: Arc::default() };
+    let store = EmbeddedStore::on(Box::new(full), limits()).unwrap();
+    assert_eq!(store.register(candidate(0)).await, Ok(Admission::Renewed));
+    assert!(store.register(candidate(1)).await.is_err());
+}
+
+/// A disk that takes as long as its gate is shut.
+struct Hung {
+    disk: FileMedium,
+    gate: Arc<Mutex<()>>,
+}
+
+impl Medium for Hung {
+    fn load(&mut self) -> Result<Vec<u8>, JournalError> {
+        self.disk.load()
+    }
+
+    fn set_aside(&mut self) -> io::Result<()> {
+        self.disk.set_aside()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let _open = self.gate.lock().unwrap();
+        self.disk.append(bytes)
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let _open = self.gate.lock().unwrap();
+        self.disk.replace(bytes)
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_costs_bounded_memory_and_the_journal_catches_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::<Mutex<()>>::default();
+    let medium = Hung { disk: FileMedium::open(directory.path()).unwrap(), gate: Arc::clone(&gate) };
+    let store = EmbeddedStore::on(Box::new(medium), limits()).unwrap();
+    runtime.block_on(async { store.register(candidate(0)).await.unwrap() });
+    runtime.block_on(async { store.register(candidate(1)).await.unwrap() });
+
+    let shut = gate.lock().unwrap();
+    let mut waiting = std::task::Context::from_waker(std::task::Waker::noop());
+    // Clients that give up before they are answered: what they asked for still waits to be written.
+    let refused = (2..2 * QUEUE).find_map(|n| match store.register(candidate(n)).as_mut().poll(&mut waiting) {
+        Poll::Pending => None,
+        Poll::Ready(answer) => Some(answer),
+    });
+    assert!(matches!(&refused, Some(Err(StoreError::Unwritable(why))) if why.contains(FILE)), "{refused:?}");
+    runtime.block_on(async {
+        assert_eq!(store.register(candidate(1)).await, Ok(Admission::Renewed), "needs nothing written");
+        assert_eq!(store.deregister(&id(0)).await, Ok(true), "whoever leaves is not held up");
+        assert!(store.follow(None).await.unwrap().impaired.is_some());
+    });
+    drop(shut);
+    runtime.block_on(async {
+        let deadline = clock::monotonic() + Duration::from_secs(20);
+        while let Err(e) = store.register(candidate(99_999)).await {
+            assert!(clock::monotonic() < deadline, "{e}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(store.follow(None).await.unwrap().impaired, None);
+        assert!(!ids(&store).await.contains(&"m0".to_owned()));
+        assert_eq!(found(&journal_of(directory.path()), None).await, ids(&store).await, "nothing is missing on disk");
+    });
 }
 
 #[tokio::test]
