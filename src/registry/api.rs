@@ -229,13 +229,14 @@ pub fn routes(
     limits: &serve::Limits,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + use<> {
     let exporter = Arc::clone(&api.exporter);
-    let has_query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let waits = warp::query().map(|query: Vec<(String, String)>| matches!(wait(&query), Ok(Some(_))));
+    let waits = waits.or(warp::any().map(|| false)).unify();
     let answered = reading(api).or(writing(api, limits)).unify().recover(serve::recover).unify();
-    warp::any().map(clock::monotonic).and(warp::path::full()).and(has_query).and(answered).map(
-        move |began, path: FullPath, query: String, response: Response| {
+    warp::any().map(clock::monotonic).and(warp::path::full()).and(waits).and(answered).map(
+        move |began, path: FullPath, waits: bool, response: Response| {
             let route = ROUTES.into_iter().find(|route| *route == path.as_str()).unwrap_or("other");
             let took = clock::monotonic().saturating_duration_since(began);
-            exporter.request(route, response.status().as_u16(), (!query.contains("wait=")).then_some(took));
+            exporter.request(route, response.status().as_u16(), (!waits).then_some(took));
             response
         },
     )
@@ -315,15 +316,14 @@ fn refusal(e: &StoreError) -> Response {
     serve::retry_after(serve::error(status, e.to_string()), RETRY_AFTER)
 }
 
-/// How long the query asks to wait.
+/// How long the query asks to wait; `None` where not at all.
 fn wait(query: &[(String, String)]) -> Result<Option<Duration>, FieldError> {
     let Some((_, text)) = query.iter().find(|(name, _)| name == "wait") else { return Ok(None) };
     let seconds = text.parse().ok().filter(|seconds| (0.0..=WAIT_MAX.as_secs_f64()).contains(seconds));
     let shown: String = text.chars().take(40).collect();
     let problem = || format!("expected seconds from 0 to {}, got {shown:?}", WAIT_MAX.as_secs());
-    seconds
-        .map(|seconds| Some(Duration::from_secs_f64(seconds)))
-        .ok_or_else(|| FieldError { field: "wait", problem: problem() })
+    let seconds = seconds.ok_or_else(|| FieldError { field: "wait", problem: problem() })?;
+    Ok(Some(Duration::from_secs_f64(seconds)).filter(|limit| !limit.is_zero()))
 }
 
 /// Whether `If-None-Match: known` names `tag`; by weak comparison (RFC 9110 section 8.8.3.2).

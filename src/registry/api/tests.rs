@@ -212,6 +212,22 @@ async fn a_poll_waits_for_a_change_and_no_longer_than_asked() {
 }
 
 #[tokio::test]
+async fn only_who_asks_to_wait_counts_as_waiting() {
+    let registry = registry(10, 0);
+    let answered = "netring_registry_request_duration_seconds_count{route=\"/members\"}";
+    for path in ["/members?wait=0", "/members?wait=0.0", "/members?await=5", "/members?other=wait=5", "/members?wait=x"]
+    {
+        let expected = if path.ends_with('x') { 400 } else { 200 };
+        assert_eq!(registry.get(path).await.status(), expected, "{path}: not one may wait, and this one need not");
+    }
+    assert_eq!(registry.get("/members?wait=0.01").await.status(), 429);
+    assert_eq!(registry.get("/members?%77ait=5").await.status(), 429);
+    let metrics = registry.get("/metrics").await.body().clone();
+    let metrics = std::str::from_utf8(&metrics).unwrap();
+    assert!(metrics.contains(&format!("{answered} 5\n")), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_full_ring_and_a_foreign_network_are_refused() {
     let registry = registry(1, 10);
     registry.api.set_allowed_networks(vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
