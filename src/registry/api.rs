@@ -79,8 +79,9 @@ impl Api {
         *self.allowed_networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
     }
 
-    async fn register(&self, body: &[u8]) -> Result<Response, Response> {
+    async fn register(&self, peer: Option<serve::Peer>, body: &[u8]) -> Result<Response, Response> {
         let registration = Registration::from_json(body).map_err(|e| bad_request(&e))?;
+        check_reach(&registration, peer).map_err(|e| bad_request(&e))?;
         self.check_network(&registration).map_err(|e| bad_request(&e))?;
         let candidate = Candidate::from_registration(registration);
         let admission = self.directory.register(candidate.clone()).await.map_err(|e| refusal(&e))?;
@@ -270,8 +271,9 @@ fn reading(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
 fn writing(api: &Arc<Api>, limits: &serve::Limits) -> BoxedFilter<(Response,)> {
     let posted = serve::post().and(with(api)).and(serve::body(limits));
     let register = warp::path!("register")
+        .and(warp::ext::optional::<serve::Peer>())
         .and(posted.clone())
-        .then(|api: Arc<Api>, body: Bytes| async move { either(api.register(&body).await) });
+        .then(|peer, api: Arc<Api>, body: Bytes| async move { either(api.register(peer, &body).await) });
     let heartbeat = warp::path!("heartbeat")
         .and(posted.clone())
         .then(|api: Arc<Api>, body: Bytes| async move { either(api.heartbeat(&body).await) });
@@ -298,6 +300,20 @@ fn json_response(body: Bytes) -> Response {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// A loopback address says something on the host it comes from only: elsewhere each member would probe itself under it, and
+/// see it up for ever.
+fn check_reach(registration: &Registration, peer: Option<serve::Peer>) -> Result<(), FieldError> {
+    let Registration { ip, .. } = registration;
+    if !ip.is_loopback() || peer.is_none_or(|peer| peer.address.ip().is_loopback()) {
+        return Ok(());
+    }
+    let problem = format!(
+        "a loopback address can be reached from its own host alone; expected one at which the other members reach this one \
+         (member.server.advertise_ip), got {ip}"
+    );
+    Err(FieldError { field: "ip", problem })
 }
 
 fn bad_request(e: &FieldError) -> Response {

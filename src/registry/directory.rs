@@ -63,6 +63,12 @@ impl View {
         self.mark.revision
     }
 
+    /// A member with a loopback address, where there are others with addresses that can be reached from elsewhere.
+    fn out_of_reach(&self) -> Option<&Member> {
+        let beyond = self.members.iter().any(|member| !member.ip.is_loopback());
+        self.members.iter().find(|member| beyond && member.ip.is_loopback())
+    }
+
     /// How many members there are at each location.
     #[must_use]
     pub fn locations(&self) -> BTreeMap<&str, usize> {
@@ -100,6 +106,8 @@ struct Standing {
     outage: Option<Outage>,
     impaired: Option<String>,
     unusable: usize,
+    /// Whether the ring has members with loopback addresses and others.
+    mixed: bool,
 }
 
 struct Outage {
@@ -346,7 +354,9 @@ impl Directory {
     fn take_in(&self, followed: Followed, changes: u64, asked: Instant) {
         let Followed { mark, roster, next_expiry, expired, unusable, impaired } = followed;
         if let Some(members) = roster {
-            self.view.send_replace(Some(Arc::new(View::new(mark, members))));
+            let view = View::new(mark, members);
+            self.note_reach(&view);
+            self.view.send_replace(Some(Arc::new(view)));
         }
         self.exporter.expired(expired.len());
         for id in &expired {
@@ -372,6 +382,19 @@ impl Directory {
         self.exporter.store_up(impaired.is_none());
         self.exporter.unusable(unusable);
         standing.impaired = impaired;
+    }
+
+    /// Says when members on this host and members elsewhere come together, who cannot reach each other.
+    fn note_reach(&self, view: &View) {
+        let out_of_reach = view.out_of_reach();
+        let before = std::mem::replace(&mut self.standing().mixed, out_of_reach.is_some());
+        if let (false, Some(member)) = (before, out_of_reach) {
+            tracing::warn!(
+                instance_id = %member.instance_id, location = %member.location, ip = %member.ip,
+                "members registered with a loopback address cannot be reached from elsewhere, and there are others in the \
+                 ring; set their member.server.advertise_ip, or a registry.url that names this host's address"
+            );
+        }
     }
 
     fn note_outage(&self, cause: &StoreError) {

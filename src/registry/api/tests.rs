@@ -228,6 +228,28 @@ async fn only_who_asks_to_wait_counts_as_waiting() {
 }
 
 #[tokio::test]
+async fn a_loopback_address_is_taken_from_this_host_only() {
+    let registry = registry(10, 10);
+    let register = async |ip: &str, client: &str| {
+        let peer = serve::Peer { address: client.parse().unwrap() };
+        let request = warp::test::request().method("POST").path("/register").extension(peer);
+        let response = registry.answer(request.body(MEMBER.replace("10.1.2.3", ip))).await;
+        (response.status().as_u16(), json_of(&response))
+    };
+    for ip in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+        for client in ["10.1.2.3:40000", "[2001:db8::1]:40000"] {
+            let (status, answer) = register(ip, client).await;
+            let error = answer["error"].as_str().unwrap();
+            assert!(status == 400 && error.starts_with("ip: ") && error.contains("advertise_ip"), "{status} {error}");
+        }
+        for client in ["127.0.0.1:40000", "[::1]:40000"] {
+            assert_eq!(register(ip, client).await.0, 200, "{ip} from {client}");
+        }
+    }
+    assert_eq!(register("10.1.2.3", "192.0.2.1:40000").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_full_ring_and_a_foreign_network_are_refused() {
     let registry = registry(1, 10);
     registry.api.set_allowed_networks(vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);

@@ -228,6 +228,37 @@ async fn ten_thousand_waiting_polls_hear_of_a_change_and_cost_no_questions() {
     running.abort();
 }
 
+/// Counts what is logged at level warn.
+struct Warnings(Arc<AtomicU64>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Warnings {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        self.0.fetch_add(u64::from(*event.metadata().level() == tracing::Level::WARN), Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_ring_of_loopback_and_other_addresses_is_warned_of_when_it_comes_to_be() {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    let warnings = Arc::<AtomicU64>::default();
+    let _logged =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(Warnings(Arc::clone(&warnings))));
+    let (directory, _) = directory(LONG);
+    let join = async |n: usize, ip: &str| {
+        directory.register(Candidate { ip: ip.parse().unwrap(), ..candidate(n) }).await.unwrap();
+        directory.view().await.unwrap();
+        warnings.load(Ordering::SeqCst)
+    };
+    assert_eq!(join(1, "127.0.0.1").await, 0);
+    assert_eq!(join(2, "::1").await, 0, "a ring on one host is in order");
+    assert_eq!(join(3, "10.0.0.1").await, 1);
+    assert_eq!(join(4, "127.0.0.1").await, 1, "what is still so is not said again");
+    directory.deregister(&id(3)).await.unwrap();
+    directory.view().await.unwrap();
+    assert_eq!(join(5, "2001:db8::1").await, 2);
+}
+
 #[tokio::test]
 async fn the_tag_goes_by_content_and_not_by_heartbeats() {
     let member = |n: usize, registered_at| {
