@@ -20,7 +20,8 @@ fn connect(server: SocketAddr) -> std::io::Result<TcpStream> {
 fn serves(daemon: &Daemon) {
     let asked = netring::clock::monotonic();
     assert_eq!(daemon.get("/health").status, 200);
-    assert!(asked.elapsed() < Duration::from_secs(2), "the answer took {:?}", asked.elapsed());
+    let took = netring::clock::monotonic() - asked;
+    assert!(took < Duration::from_secs(2), "the answer took {took:?}");
 }
 
 /// Both daemons, each with what makes it answer a request with a body.

@@ -92,7 +92,8 @@ fn a_hung_redis_hangs_no_request() {
     redis.hang();
     let asked = netring::clock::monotonic();
     let _ = registry.post("/register", GOOD).error(503);
-    assert!(asked.elapsed() < Duration::from_secs(5), "the answer took {:?}", asked.elapsed());
+    let took = netring::clock::monotonic() - asked;
+    assert!(took < Duration::from_secs(5), "the answer took {took:?}");
     is_away(&registry);
     assert_eq!(ids(&registry), ["a"]);
     redis.resume();

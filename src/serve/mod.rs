@@ -204,7 +204,7 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                if last_shortage.take_if(|last| last.elapsed() > CALM).is_some() {
+                if last_shortage.take_if(|last| clock::monotonic().saturating_duration_since(*last) > CALM).is_some() {
                     tracing::info!("accepting connections without trouble again");
                 }
                 let slot = shared.connections.admit().await;

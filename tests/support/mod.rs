@@ -90,7 +90,7 @@ pub fn eventually<T, E: Display>(limit: Duration, what: &str, mut attempt: impl 
             Ok(value) => return value,
             Err(seen) => seen,
         };
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}\nlast seen: {seen}");
+        assert!(monotonic() - start < limit, "not within {limit:?}: {what}\nlast seen: {seen}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
