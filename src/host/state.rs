@@ -91,12 +91,6 @@ impl StateDir {
         Ok(state)
     }
 
-    /// The directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// What the file `name` holds; `None` where there is no such file.
     ///
     /// # Errors
@@ -211,8 +205,8 @@ mod tests {
     #[test]
     fn a_missing_directory_is_made_for_this_user_only() {
         let (_parent, state) = opened();
-        assert_eq!(fs::metadata(state.path()).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0, "the check that it can be written leaves nothing");
+        assert_eq!(fs::metadata(&state.path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(&state.path).unwrap().count(), 0, "the check that it can be written leaves nothing");
     }
 
     #[test]
@@ -230,9 +224,9 @@ mod tests {
     #[test]
     fn a_directory_has_one_owner_at_a_time() {
         let (_parent, state) = opened();
-        let error = StateDir::open(state.path().into()).unwrap_err();
+        let error = StateDir::open(state.path.clone()).unwrap_err();
         assert!(matches!(error, StateError::InUse { .. }), "{error}");
-        let path = state.path().to_owned();
+        let path = state.path.clone();
         drop(state.clone());
         assert!(StateDir::open(path.clone()).is_err(), "a clone still holds it");
         drop(state);
@@ -247,7 +241,7 @@ mod tests {
             state.write("roster", bytes).unwrap();
             assert_eq!(state.read("roster").unwrap().as_deref(), Some(bytes));
         }
-        assert_eq!(fs::metadata(state.path().join("roster")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(state.path.join("roster")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -266,7 +260,7 @@ mod tests {
         state.write("roster", b"old").unwrap();
         fs::create_dir(state.unfinished("roster")).unwrap();
         let error = state.write("roster", b"new").unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot write {}: ", state.path().join("roster").display())), "{error}");
+        assert!(error.starts_with(&format!("cannot write {}: ", state.path.join("roster").display())), "{error}");
         assert_eq!(state.read("roster").unwrap().as_deref(), Some(&b"old"[..]));
     }
 

@@ -51,7 +51,7 @@ use patience::Patient;
 
 pub use body::body;
 pub use listen::{BindError, bind};
-pub use refusal::{Refusal, error, get, post, recover, retry_after};
+pub use refusal::{error, get, post, recover, retry_after};
 
 /// The largest head of a request, in bytes; a larger one is answered with 431. hyper adds its own cap of 100 header lines.
 const HEAD_BYTES: usize = 16 * 1024;

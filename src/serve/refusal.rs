@@ -35,18 +35,18 @@ pub fn retry_after(mut response: Response, pause: Duration) -> Response {
 
 /// A rejection that [`recover`] answers with its status and text: how a filter refuses a request.
 #[derive(Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// The status of the answer.
-    pub status: StatusCode,
+    status: StatusCode,
     /// What was wrong, in one sentence.
-    pub text: String,
+    text: String,
 }
 
 impl Reject for Refusal {}
 
 impl Refusal {
     /// A rejection with this status and text.
-    pub fn rejection(status: StatusCode, text: impl Into<String>) -> Rejection {
+    pub(super) fn rejection(status: StatusCode, text: impl Into<String>) -> Rejection {
         warp::reject::custom(Self { status, text: text.into() })
     }
 }

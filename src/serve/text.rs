@@ -14,7 +14,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use warp::reply::Response;
 
 /// What a scrape is answered with.
-pub const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The type of a family, as `# TYPE` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,12 +79,6 @@ impl Exposition {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// An empty text with room for this many bytes, such as the size of the last one.
-    #[must_use]
-    pub fn with_capacity(bytes: usize) -> Self {
-        Self { text: String::with_capacity(bytes) }
     }
 
     /// Starts a family: its HELP and TYPE lines. Its samples follow before the next family starts.
