@@ -59,8 +59,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The port is taken, or not ours to take.
-    #[error(transparent)]
-    Bind(#[from] serve::BindError),
+    #[error("{}{}", .0, another(.0))]
+    Bind(serve::BindError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -70,6 +70,11 @@ pub enum StartError {
     /// The listener handed over is none.
     #[error("cannot use the listener that was handed over: {0}")]
     Listener(#[source] std::io::Error),
+}
+
+/// Which setting would help a registry that cannot listen.
+fn another(e: &serve::BindError) -> String {
+    e.at_fault().map(|part| format!("; registry.server.{part} chooses another")).unwrap_or_default()
 }
 
 /// A registry that serves.
@@ -93,7 +98,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let Options { listener, state_dir, connections, vitals } = options;
     let listener = match listener {
         Some(listener) => listener,
-        None => serve::bind(settings.server.host, settings.server.port.get())?,
+        None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
     };
     let address = listener.local_addr().map_err(StartError::Listener)?;
     let store = open_store(&settings, state_dir)?;

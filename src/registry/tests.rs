@@ -71,6 +71,21 @@ async fn a_registry_serves_reloads_and_comes_back_with_its_roster() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_registry_whose_port_is_taken_names_the_setting() {
+    let holder = serve::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0).unwrap();
+    let port = std::num::NonZeroU16::new(holder.local_addr().unwrap().port()).unwrap();
+    let server = ServerSettings { port, ..settings().server };
+    let error = start(RegistrySettings { server, ..settings() }, Options::default()).await.err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot listen on 127.0.0.1:{port}: another process is using that port; registry.server.port chooses another"
+        )
+    );
+    assert!(std::error::Error::source(&error).is_none(), "nothing would be said twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_ends_waiting_polls_and_takes_less_than_a_second() {
     let running = started(settings(), None).await;
