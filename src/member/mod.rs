@@ -66,8 +66,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The port is not to be had.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    #[error("{}{}", .0, another(.0))]
+    Bind(BindError),
     /// The machine gives no thread or no event queue.
     #[error("cannot start the {0} thread")]
     Thread(&'static str, #[source] io::Error),
@@ -76,6 +76,11 @@ pub enum StartError {
 /// How long the control thread may take over one turn: longer than two requests and a look-up at the longest time limit
 /// that may be set, so that no registry and no resolver, however slow, makes this member look unwell.
 const CONTROL_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Which setting would help a member that cannot listen.
+fn another(e: &BindError) -> String {
+    e.at_fault().map(|part| format!("; member.server.{part} chooses another")).unwrap_or_default()
+}
 
 /// How a member ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +126,7 @@ impl Member {
         let settings = Arc::new(settings);
         let listener = match options.listener {
             Some(listener) => listener,
-            None => serve::bind(settings.server.host, settings.server.port.get())?,
+            None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
         };
         let address = listener.local_addr().map_err(|e| StartError::Thread("service", e))?;
         let vitals = options.vitals;
