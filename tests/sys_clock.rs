@@ -70,7 +70,7 @@ fn jump(clock: &WallClock, off: i64, ring: &Ring) {
     let revision = || ring.registry.metrics().value("netring_registry_revision", &[]);
     let (before, from) = (revision(), Account::of(ring, &[0, 1, 2]));
     clock.set_off(off);
-    while (netring::clock::monotonic() - from.at) < Duration::from_millis(3500) {
+    while (monotonic() - from.at) < Duration::from_millis(3500) {
         let listed = all_listed(ring, &["us1-id", "eu1-id", "asia1-id"]);
         assert_eq!(listed, Ok(()), "after a jump to {off} s off; the registry's log:\n{}", ring.registry.log());
         std::thread::sleep(Duration::from_millis(100));
@@ -102,7 +102,7 @@ fn an_hour_changes_nothing(clock: &WallClock, redis: Option<SocketAddr>) {
         assert_eq!(all_listed(&ring, &["us1-id", "asia1-id"]), Ok(()), "those who renew stay");
         holds(ids(&ring).len() == 2, ids(&ring))
     });
-    let lasted = netring::clock::monotonic() - last;
+    let lasted = monotonic() - last;
     assert!(lasted > LEASE - Duration::from_secs(2), "it ended after {lasted:?}");
     println!("the lease of a dead member ended after {lasted:?}");
 
