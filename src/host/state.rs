@@ -74,7 +74,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It cannot be made or written, or another process has it.
+    /// It cannot be made or written, or another process has it. A disk that is only full is no error.
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let handle = match made_and_opened(&path) {
             Ok(handle) => handle,
@@ -85,10 +85,12 @@ impl StateDir {
             return Err(StateError::InUse { path });
         }
         let state = Self { path, handle: Arc::new(handle) };
-        if let Err(cause) = state.try_writing() {
-            return Err(StateError::Unusable { path: state.path, cause });
+        match state.try_writing() {
+            Ok(()) => Ok(state),
+            // There may be room again when something is written; whoever writes is told.
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Ok(state),
+            Err(cause) => Err(StateError::Unusable { path: state.path, cause }),
         }
-        Ok(state)
     }
 
     /// What the file `name` holds; `None` where there is no such file.
@@ -112,16 +114,23 @@ impl StateDir {
     ///
     /// It cannot be written; the file then holds what it held.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-        self.replace(name, bytes).map_err(|cause| StateError::Write { path: self.path.join(name), cause })
+        let written = self.replace(name, bytes).map(drop);
+        written.map_err(|cause| StateError::Write { path: self.path.join(name), cause })
     }
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    /// As [`StateDir::write`], for a file that goes on to grow: gives it, open at its end.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; the file then holds what it held.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let new = self.unfinished(name);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, self.path.join(name))?;
-        self.handle.sync_all()
+        self.handle.sync_all()?;
+        Ok(file)
     }
 
     fn try_writing(&self) -> io::Result<()> {

@@ -47,8 +47,8 @@ impl EmbeddedStore {
         Self::on(Box::new(FileMedium::open(directory)?), limits)
     }
 
-    fn on(mut medium: Box<dyn Medium>, limits: Limits) -> Result<Self, JournalError> {
-        let left = journal::recover(medium.as_mut())?;
+    fn on(medium: Box<dyn Medium>, limits: Limits) -> Result<Self, JournalError> {
+        let left = journal::recover(medium.as_ref())?;
         let Limits { member_ttl, max_members, .. } = limits;
         let revision = left.revision;
         let roster = Roster::restored(member_ttl, max_members, revision, left.members, clock::monotonic());

@@ -20,9 +20,9 @@
 //! `registry.journal.damaged`.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,13 +32,13 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::clock;
+use crate::host::state::{StateDir, StateError};
 use crate::wire::{InstanceId, Member, MembersReply};
 
 #[cfg(test)]
 mod tests;
 
 const FILE: &str = "registry.journal";
-const UNFINISHED: &str = "registry.journal.new";
 const DAMAGED: &str = "registry.journal.damaged";
 
 /// How long after a failed write the next is tried.
@@ -53,28 +53,9 @@ const QUEUE: usize = 40_000;
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The directory cannot be made, opened or locked.
-    #[error("cannot use the state directory {path}: {source}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Another registry works in it.
-    #[error("the state directory {path} is in use by another registry; give each its own")]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The journal is there and cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// The directory, or the journal in it, cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// No thread for the writer.
     #[error("cannot start the journal's thread: {0}")]
     Thread(#[source] io::Error),
@@ -86,15 +67,15 @@ pub trait Medium: Send {
     ///
     /// # Errors
     ///
-    /// [`JournalError::Read`].
-    fn load(&mut self) -> Result<Vec<u8>, JournalError>;
+    /// [`StateError::Read`].
+    fn load(&self) -> Result<Vec<u8>, StateError>;
 
     /// Keeps a copy of a journal with damaged lines.
     ///
     /// # Errors
     ///
     /// What the system says; the journal itself is untouched.
-    fn set_aside(&mut self) -> io::Result<()>;
+    fn set_aside(&self) -> Result<(), StateError>;
 
     /// Adds `bytes` at the end. They are durable when it returns.
     ///
@@ -111,12 +92,10 @@ pub trait Medium: Send {
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// The journal in a directory.
+/// The journal in a state directory.
 #[derive(Debug)]
 pub struct FileMedium {
-    path: PathBuf,
-    /// Open as long as we live: it carries the lock, and a rename is durable when it has been synced.
-    directory: File,
+    directory: StateDir,
     file: Option<File>,
 }
 
@@ -125,33 +104,19 @@ impl FileMedium {
     ///
     /// # Errors
     ///
-    /// [`JournalError::Directory`], [`JournalError::InUse`].
-    pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let path = path.to_path_buf();
-        let directory = match std::fs::create_dir_all(&path).and_then(|()| File::open(&path)) {
-            Ok(directory) => directory,
-            Err(source) => return Err(JournalError::Directory { path, source }),
-        };
-        match directory.try_lock() {
-            Ok(()) => Ok(Self { path, directory, file: None }),
-            Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path }),
-            Err(TryLockError::Error(source)) => Err(JournalError::Directory { path, source }),
-        }
+    /// As [`StateDir::open`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        Ok(Self { directory: StateDir::open(path.to_path_buf())?, file: None })
     }
 }
 
 impl Medium for FileMedium {
-    fn load(&mut self) -> Result<Vec<u8>, JournalError> {
-        let path = self.path.join(FILE);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(bytes),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(source) => Err(JournalError::Read { path, source }),
-        }
+    fn load(&self) -> Result<Vec<u8>, StateError> {
+        Ok(self.directory.read(FILE)?.unwrap_or_default())
     }
 
-    fn set_aside(&mut self) -> io::Result<()> {
-        std::fs::copy(self.path.join(FILE), self.path.join(DAMAGED)).map(drop)
+    fn set_aside(&self) -> Result<(), StateError> {
+        self.directory.write(DAMAGED, &self.load()?)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -162,13 +127,7 @@ impl Medium for FileMedium {
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file = None;
-        let unfinished = self.path.join(UNFINISHED);
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&unfinished)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, self.path.join(FILE))?;
-        self.directory.sync_all()?;
-        self.file = Some(file);
+        self.file = Some(self.directory.replace(FILE, bytes)?);
         Ok(())
     }
 }
@@ -258,8 +217,8 @@ fn checksum(json: &[u8]) -> u32 {
 ///
 /// # Errors
 ///
-/// [`JournalError::Read`].
-pub fn recover(medium: &mut dyn Medium) -> Result<Snapshot, JournalError> {
+/// [`StateError::Read`].
+pub fn recover(medium: &dyn Medium) -> Result<Snapshot, StateError> {
     let found = Found::read(&medium.load()?);
     if found.torn > 0 {
         tracing::warn!(bytes = found.torn, "cut off the unfinished last line of the registry's journal");
@@ -267,7 +226,7 @@ pub fn recover(medium: &mut dyn Medium) -> Result<Snapshot, JournalError> {
     if let Some(first) = found.damaged.first() {
         let kept = match medium.set_aside() {
             Ok(()) => format!("the file is kept as {DAMAGED}"),
-            Err(e) => format!("the file could not be kept as {DAMAGED}: {e}"),
+            Err(e) => format!("the file could not be kept: {e}"),
         };
         tracing::warn!(lines = found.damaged.len(), first, "left out damaged lines of the registry's journal; {kept}");
     }

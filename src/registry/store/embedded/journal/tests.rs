@@ -41,7 +41,7 @@ async fn found(journal: &[u8], unfinished: Option<&[u8]>) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(FILE), journal).unwrap();
     if let Some(bytes) = unfinished {
-        std::fs::write(directory.path().join(UNFINISHED), bytes).unwrap();
+        std::fs::write(directory.path().join(format!(".{FILE}.new")), bytes).unwrap();
     }
     ids(&EmbeddedStore::open(directory.path(), limits()).unwrap()).await
 }
@@ -124,10 +124,16 @@ async fn a_damaged_line_costs_itself_only_and_the_file_is_kept() {
 async fn one_directory_serves_one_registry() {
     let directory = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
-    assert!(matches!(EmbeddedStore::open(directory.path(), limits()), Err(JournalError::InUse { .. })));
+    assert!(matches!(
+        EmbeddedStore::open(directory.path(), limits()),
+        Err(JournalError::State(StateError::InUse { .. }))
+    ));
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert!(matches!(EmbeddedStore::open(&file.join("below"), limits()), Err(JournalError::Directory { .. })));
+    assert!(matches!(
+        EmbeddedStore::open(&file.join("below"), limits()),
+        Err(JournalError::State(StateError::Unusable { .. }))
+    ));
     drop(store);
 }
 
@@ -139,11 +145,11 @@ struct Faulty {
 }
 
 impl Medium for Faulty {
-    fn load(&mut self) -> Result<Vec<u8>, JournalError> {
+    fn load(&self) -> Result<Vec<u8>, StateError> {
         self.disk.load()
     }
 
-    fn set_aside(&mut self) -> io::Result<()> {
+    fn set_aside(&self) -> Result<(), StateError> {
         self.disk.set_aside()
     }
 
@@ -232,11 +238,11 @@ struct Hung {
 }
 
 impl Medium for Hung {
-    fn load(&mut self) -> Result<Vec<u8>, JournalError> {
+    fn load(&self) -> Result<Vec<u8>, StateError> {
         self.disk.load()
     }
 
-    fn set_aside(&mut self) -> io::Result<()> {
+    fn set_aside(&self) -> Result<(), StateError> {
         self.disk.set_aside()
     }
 
