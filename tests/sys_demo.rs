@@ -88,7 +88,7 @@ fn a_demo_that_cannot_start_says_why_in_one_sentence() {
     let host = &fabric.hosts()[0];
     let _other = host.inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 9003)).unwrap());
     for (arguments, code, words) in [
-        (&["--port", "9000"][..], 69, &["127.0.0.1:9003", "in use", "--port"][..]),
+        (&["--port", "9000"][..], 69, &["127.0.0.1:9003", "using that port", "--port"][..]),
         (&["--fail", "nowhere@3"], 64, &["--fail", "nowhere", "eu1-k8s"]),
         (&["--fail", "eu1-k8s"], 64, &["--fail", "eu1-k8s@10"]),
         (&["--members", "1"], 64, &["--members", "2"]),

@@ -2,13 +2,17 @@
 //!
 //! The roster decides everything at once, under a lock that no wait is held across; a registration is acknowledged when
 //! the journal has it on disk. Heartbeats are not journalled: members that a restart brings back get one whole lease to
-//! be heard in. Leaving is journalled and not waited for: lost in a crash, it costs one lease.
+//! be heard in. Leaving is journalled too; a disk that is slow or full does not hold it up, and a leave lost in a crash
+//! costs one lease.
 //!
 //! A journal that cannot be written turns registrations away, and only those that something would have to be written for:
 //! a member that registers again where it is known to stand passes. Writing is tried again every second.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use self::journal::{FileMedium, Journal, JournalError, Medium, Record};
 use super::{Answer, Followed, Limits, Mark, Store, StoreError};
@@ -112,6 +116,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long a leave may wait to be on disk.
+const LEAVE_WAIT: Duration = Duration::from_millis(200);
+
 impl Store for EmbeddedStore {
     fn name(&self) -> &'static str {
         "embedded"
@@ -137,13 +144,22 @@ impl Store for EmbeddedStore {
 
     fn deregister<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool> {
         Box::pin(async move {
-            let mut state = lock(&self.state);
-            let now = state.now(self.journal.as_ref());
-            let left = state.roster.leave(id, now);
-            if left && let Some(journal) = &self.journal {
-                journal.add(Record::Left { revision: state.roster.revision(), id: id.clone() });
+            let kept = {
+                let mut state = lock(&self.state);
+                let now = state.now(self.journal.as_ref());
+                if !state.roster.leave(id, now) {
+                    return Ok(false);
+                }
+                self.journal.as_ref().map(|journal| {
+                    journal.add(Record::Left { revision: state.roster.revision(), id: id.clone() });
+                    journal.kept()
+                })
+            };
+            // The leave is done whatever the disk says: lost in a crash it costs one more lease, and nobody a long wait.
+            if let Some(kept) = kept {
+                let _ = timeout(LEAVE_WAIT, kept).await;
             }
-            Ok(left)
+            Ok(true)
         })
     }
 
