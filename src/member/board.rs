@@ -173,12 +173,14 @@ impl Board {
                     target: Target { address: peer.address(), check },
                 });
             }
-            self.tallies.entry(peer.location.clone()).or_default();
+            if !leads_back {
+                self.tallies.entry(peer.location.clone()).or_default();
+            }
             self.sights.insert(key, Sight { peer: Arc::clone(peer), registry_last_seen, own_success, targets });
         }
         self.targets = kept;
-        let located: HashSet<&Location> = self.sights.keys().map(|(location, _)| location).collect();
-        self.tallies.retain(|location, _| located.contains(location));
+        let probed: HashSet<&Location> = self.targets.values().map(|watched| &watched.peer.location).collect();
+        self.tallies.retain(|location, _| probed.contains(location));
         probing
     }
 
