@@ -95,6 +95,8 @@ pub struct Member {
     pub advertise_ip: Option<IpAddr>,
     /// Where the registry listens.
     pub registry: SocketAddr,
+    /// The name that stands for its address in the URL; `None` for the address itself.
+    pub registry_name: Option<String>,
     /// Seconds between two probes of one target.
     pub check_interval: u32,
     /// Seconds between two heartbeats, and between two polls.
@@ -117,6 +119,7 @@ impl Member {
             server: socket(),
             advertise_ip: None,
             registry,
+            registry_name: None,
             check_interval: 1,
             heartbeat_interval: 1,
             timeout: 0.5,
@@ -130,13 +133,17 @@ impl Member {
     pub fn yaml(&self) -> String {
         let instance_id = self.instance_id.as_ref().map_or_else(|| "null".into(), |id| format!("\"{id}\""));
         let advertise = self.advertise_ip.map_or_else(String::new, |ip| format!("    advertise_ip: \"{ip}\"\n"));
+        let registry = self
+            .registry_name
+            .as_ref()
+            .map_or_else(|| self.registry.to_string(), |name| format!("{name}:{}", self.registry.port()));
         format!(
             "member:\n  location: \"{}\"\n  instance_id: {instance_id}\n  registry:\n    url: \"http://{}\"\n  \
              intervals:\n    poll_interval: {beat}\n    check_interval: {}\n    heartbeat_interval: {beat}\n  \
              server:\n    host: \"{}\"\n    port: {}\n{advertise}  \
              checks:\n    tcp_timeout: {limit}\n    http_timeout: {limit}\n    http_endpoints: {:?}\n",
             self.location,
-            self.registry,
+            registry,
             self.check_interval,
             self.server.ip(),
             self.server.port(),
@@ -250,6 +257,12 @@ impl Daemon {
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// The file of that name in its state directory.
+    #[must_use]
+    pub fn state_file(&self, name: &str) -> PathBuf {
+        self.scratch.path().join("state").join(name)
     }
 
     /// Waits for its end.

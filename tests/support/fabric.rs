@@ -16,6 +16,9 @@ use super::{installed, skip};
 /// Where `ip netns` keeps its namespaces.
 const NAMESPACES: &str = "/run/netns";
 
+/// Where `ip netns exec` finds the files that stand in for those of `/etc`, in a directory of each namespace's name.
+const FILES: &str = "/etc/netns";
+
 /// A switch with its hosts.
 #[derive(Debug)]
 pub struct Fabric {
@@ -150,6 +153,14 @@ impl Host {
         command
     }
 
+    /// Has every command that is started on it from now on ask this name server, and no other.
+    pub fn set_name_server(&self, server: IpAddr) {
+        let directory = Path::new(FILES).join(&self.namespace);
+        std::fs::create_dir_all(&directory).expect("root can make a directory in /etc");
+        let text = format!("nameserver {server}\n");
+        std::fs::write(directory.join("resolv.conf"), text).expect("root can write in /etc");
+    }
+
     /// Runs a program on it, which must succeed.
     #[track_caller]
     pub fn run(&self, program: &str, words: &[&str]) {
@@ -185,6 +196,7 @@ fn sweep() {
 
 fn remove(namespace: &str) {
     let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+    let _ = std::fs::remove_dir_all(Path::new(FILES).join(namespace));
 }
 
 #[track_caller]

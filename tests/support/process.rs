@@ -18,18 +18,20 @@ impl Process {
     /// Starts `command` with its output in the file `name.log` of `scratch`, after what an earlier one wrote there.
     #[must_use]
     pub fn start(command: &mut Command, scratch: &Scratch, name: &str) -> Self {
-        Self::spawn(command, Stdio::null(), scratch, name)
+        Self::start_reading(command, Stdio::null(), scratch, name)
     }
 
     /// Starts `command` likewise, with something to type on.
     #[must_use]
     pub fn start_with_keyboard(command: &mut Command, scratch: &Scratch, name: &str) -> (Self, ChildStdin) {
-        let mut process = Self::spawn(command, Stdio::piped(), scratch, name);
+        let mut process = Self::start_reading(command, Stdio::piped(), scratch, name);
         let keyboard = process.child.stdin.take().expect("its input is a pipe");
         (process, keyboard)
     }
 
-    fn spawn(command: &mut Command, input: Stdio, scratch: &Scratch, name: &str) -> Self {
+    /// Starts `command` likewise, with `input` as its descriptor 0.
+    #[must_use]
+    pub fn start_reading(command: &mut Command, input: Stdio, scratch: &Scratch, name: &str) -> Self {
         let log = scratch.path().join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file can be opened");
         let child = command
