@@ -228,9 +228,8 @@ impl Driver {
         };
         let now = clock::monotonic();
         // First what the answer says of the registry's memory, then the roster: whoever it lacks may be alive.
-        if self.session.on_reply(request, reply, now, fastrand::f64()) {
-            info!("the registry has forgotten this member, registering again and keeping the peers meanwhile");
-            self.peers.registry_forgot(now);
+        if self.session.on_reply(request, reply, now, fastrand::f64()) && self.peers.registry_forgot(now) {
+            info!("the registry has lost its memory: keeping the peers it may have forgotten, for a while");
         }
         if let Some(roster) = roster {
             self.take_in(roster, now);

@@ -151,9 +151,15 @@ impl Peers {
         self.hold_until.is_some_and(|until| now < until) && now < missing + self.hold * HOLDS_MAX
     }
 
-    /// The registry has lost its memory: who is missing is held for the length of a hold from now.
-    pub fn registry_forgot(&mut self, now: Instant) {
+    /// The registry seems to have lost its memory: who is missing is held for the length of a hold from now. Returns whether
+    /// that is news: there is somebody to hold, and no hold was running.
+    pub fn registry_forgot(&mut self, now: Instant) -> bool {
+        if self.known.is_empty() {
+            return false;
+        }
+        let running = self.hold_until.is_some_and(|until| now < until);
         self.hold_until = Some(now + self.hold);
+        !running
     }
 
     /// Changes the length of holds to come.

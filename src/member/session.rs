@@ -129,8 +129,8 @@ impl Session {
 
     /// Takes in what came of `request`. `jitter` is a random number from 0 to 1.
     ///
-    /// Returns whether the registry has turned out to have lost its memory of this member, so that its roster may lack
-    /// others that live.
+    /// Returns whether the registry seems to have lost its memory of this member, so that its roster may lack others that
+    /// live.
     pub fn on_reply(&mut self, request: Request, reply: Reply, now: Instant, jitter: f64) -> bool {
         if reply == Reply::Unreachable {
             self.silent = self.silent.saturating_add(1);
@@ -142,13 +142,12 @@ impl Session {
         match (request, reply) {
             // A heartbeat turns into a registration where the member's address has changed.
             (Request::Register | Request::Heartbeat, Reply::Registered { known }) => {
-                let first = self.registered_at.is_none();
                 self.register = None;
                 self.registered_at = Some(now);
                 self.heartbeat.done(now + self.intervals.heartbeat);
                 // The registry has just changed its roster or had lost it: look now.
                 self.poll.due = self.poll.due.min(now);
-                !known && !first
+                !known
             }
             (Request::Heartbeat, Reply::Renewed) => {
                 // From the due time, so that the rhythm does not drift; from now where turns were missed.
@@ -163,9 +162,10 @@ impl Session {
             (Request::Poll, Reply::Roster { listed }) => {
                 let next = self.poll.due + self.intervals.poll;
                 self.poll.done(if next > now { next } else { now + self.intervals.poll });
-                let registered_for = self.registered_at.map(|at| now.saturating_duration_since(at));
-                let forgotten = !listed && self.register.is_none() && registered_for > Some(REPLICA_LAG);
-                if forgotten {
+                let forgotten = !listed && self.register.is_none();
+                // Another replica may not show this member yet: its roster is not to be trusted, but all is well.
+                let settled = self.registered_at.is_some_and(|at| now.saturating_duration_since(at) > REPLICA_LAG);
+                if forgotten && settled {
                     self.register_now(now);
                 }
                 forgotten

@@ -136,6 +136,18 @@ fn a_roster_after_the_hold_lets_go_as_well() {
 }
 
 #[test]
+fn a_hold_is_news_once_and_only_where_there_is_somebody_to_hold() {
+    let (mut peers, now) = known();
+    assert!(peers.registry_forgot(now));
+    assert!(!peers.registry_forgot(now + HOLD / 2));
+    assert!(peers.registry_forgot(now + HOLD * 2));
+    let mut alone = Peers::new(id("me"), HOLD);
+    assert!(!alone.registry_forgot(now));
+    alone.apply(roster(&["me@x:1", "a@x:1"]), now);
+    assert_eq!(names(&alone.apply(roster(&["me@x:1"]), now).left), ["a"], "no hold began");
+}
+
+#[test]
 fn those_who_join_during_a_hold_join() {
     let (mut peers, now) = known();
     peers.registry_forgot(now);
