@@ -274,7 +274,7 @@ fn where_the_registry_forgets_again_and_again_whoever_left_is_let_go_in_the_end(
     // The first loss of memory is before the passer goes, so that there is a hold to be held by.
     forget("us1-id");
     eventually(SOON, "it finds out that it was forgotten", || {
-        holds(!member.log_lines(&["forgotten"]).is_empty(), member.log())
+        holds(!member.log_lines(&["lost its memory"]).is_empty(), member.log())
     });
     forget("passer");
     let start = monotonic();
@@ -290,7 +290,8 @@ fn where_the_registry_forgets_again_and_again_whoever_left_is_let_go_in_the_end(
         holds(total == Some(1.0), total)
     });
     assert!(held > Duration::from_secs(15), "every loss of memory begins a hold anew, but it was held for {held:?}");
-    assert!(member.log_lines(&["forgotten"]).len() > 10, "it noticed only:\n{}", member.log());
+    let losses = member.log_lines(&["does not know this member"]).len();
+    assert!(losses > 10, "it noticed only {losses}:\n{}", member.log());
     assert!(checks_of(&member.metrics(), "stayer") > 10.0);
 }
 

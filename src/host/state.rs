@@ -74,7 +74,8 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It cannot be made or written, or another process has it. A disk that is only full is no error.
+    /// It cannot be made or written, or another process has it. A disk that is only full, or that the kernel has made
+    /// read-only after an error, is none: what is there can be read.
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let handle = match made_and_opened(&path) {
             Ok(handle) => handle,
@@ -87,8 +88,8 @@ impl StateDir {
         let state = Self { path, handle: Arc::new(handle) };
         match state.try_writing() {
             Ok(()) => Ok(state),
-            // There may be room again when something is written; whoever writes is told.
-            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Ok(state),
+            // It may be better when something is written; whoever writes is told.
+            Err(e) if is_of_the_disk(e.kind()) => Ok(state),
             Err(cause) => Err(StateError::Unusable { path: state.path, cause }),
         }
     }
@@ -152,6 +153,11 @@ fn located(environment: Option<&str>, flag: Option<&Path>) -> Option<PathBuf> {
 fn made_and_opened(path: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)
+}
+
+/// Whether a failure to write is the disk's condition, which may pass, and not a mistake in the set-up.
+fn is_of_the_disk(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Where an identity comes from.

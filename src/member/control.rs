@@ -226,6 +226,9 @@ impl Driver {
             Err(error @ ClientError::Unreachable(_)) => (Reply::Unreachable, Some(error)),
             Err(error @ ClientError::Refused { .. }) => (Reply::Refused, Some(error)),
         };
+        if reply == Reply::Unknown {
+            info!("the registry does not know this member any more, registering again");
+        }
         let now = clock::monotonic();
         // First what the answer says of the registry's memory, then the roster: whoever it lacks may be alive.
         if self.session.on_reply(request, reply, now, fastrand::f64()) && self.peers.registry_forgot(now) {

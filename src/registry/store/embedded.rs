@@ -45,8 +45,8 @@ impl EmbeddedStore {
     ///
     /// # Errors
     ///
-    /// [`JournalError`] where the directory or the journal in it cannot be used at all. A disk that is only full is not
-    /// among them: the store comes up and turns registrations away until there is room.
+    /// [`JournalError`] where the directory or the journal in it cannot be used at all. A disk that is only full or
+    /// read-only is not among them: the store comes up and turns registrations away until it can be written.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, JournalError> {
         Self::on(Box::new(FileMedium::open(directory)?), limits)
     }
