@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use netring::clock::monotonic;
-use support::daemon::{Daemon, Member, Registry};
+use support::daemon::{Member, Registry};
 use support::fabric::Fabric;
 use support::holds;
 use support::metrics::Metrics;
@@ -26,14 +26,6 @@ fn checks(metrics: &Metrics) -> f64 {
     metrics.sum("netring_checks_total", &[])
 }
 
-/// Waits until the member has made this many more checks.
-fn wait_for_checks(member: &Daemon, more: f64) {
-    let before = checks(&member.metrics());
-    member.wait_for(&format!("{more} more checks"), |metrics| {
-        holds(checks(metrics) >= before + more, format!("{before} before, {} now", checks(metrics)))
-    });
-}
-
 #[test]
 fn a_peer_that_registered_a_loopback_address_is_listed_but_not_probed_from_another_host() {
     let Some(fabric) = Fabric::new(&["one", "two"]) else { return };
@@ -49,7 +41,7 @@ fn a_peer_that_registered_a_loopback_address_is_listed_but_not_probed_from_anoth
     for elsewhere in [&eu1, &asia1] {
         elsewhere.wait_for_value("netring_members_total", &[], 2.0);
         // Three endpoints of the one peer that can be probed, four times over.
-        wait_for_checks(elsewhere, 12.0);
+        elsewhere.wait_for_checks(12.0);
         let metrics = elsewhere.metrics();
         for family in metrics.names().filter(|n| n.starts_with("netring_connectivity") || *n == "netring_checks_total")
         {
@@ -92,7 +84,7 @@ fn a_name_server_that_never_answers_delays_no_start_no_probe_and_no_stop() {
         assert_eq!(us1.get("/health").status, 200);
         us1.wait_for("the peer is reached", |metrics| holds(checks(metrics) > 0.0, checks(metrics)));
         // Three targets, five times a second apart.
-        wait_for_checks(&us1, 15.0);
+        us1.wait_for_checks(15.0);
         let took = monotonic() - start;
         assert!(took < Duration::from_secs(9), "six probes a second apart took {took:?}");
         let metrics = us1.metrics();

@@ -9,23 +9,11 @@ use support::daemon::{Daemon, Member, Registry, Ring};
 use support::metrics::Metrics;
 use support::{SOON, eventually, holds};
 
-fn checks(metrics: &Metrics) -> f64 {
-    metrics.sum("netring_checks_total", &[])
-}
-
-/// Waits until the member has made this many more checks.
-fn wait_for_checks(member: &Daemon, more: f64) {
-    let before = checks(&member.metrics());
-    member.wait_for(&format!("{more} more checks"), |metrics| {
-        holds(checks(metrics) >= before + more, format!("{before} before, {} now", checks(metrics)))
-    });
-}
-
 /// The member goes on as before: no check fails, every peer stays connected, and the log keeps silent.
 fn goes_on_quietly(member: &Daemon, peers: f64) {
     let (log, failures) = (member.log(), member.metrics().sum("netring_check_failures_total", &[]));
     // Three checks of each of a peer's targets: three seconds and as many heartbeats.
-    wait_for_checks(member, peers * 3.0 * 3.0);
+    member.wait_for_checks(peers * 3.0 * 3.0);
     let metrics = member.metrics();
     assert_eq!(metrics.sum("netring_connectivity_tcp", &[]), peers);
     assert_eq!(metrics.sum("netring_check_failures_total", &[]), failures);

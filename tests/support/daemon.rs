@@ -338,6 +338,17 @@ impl Daemon {
         });
     }
 
+    /// Waits until the member has made this many more checks, of whatever kind.
+    #[track_caller]
+    pub fn wait_for_checks(&self, more: f64) {
+        let checks = |metrics: &Metrics| metrics.sum("netring_checks_total", &[]);
+        let before = checks(&self.metrics());
+        self.wait_for(&format!("{more} more checks"), |metrics| {
+            let now = checks(metrics);
+            super::holds(now >= before + more, format!("{before} before, {now} now"))
+        });
+    }
+
     /// Waits until a series has this value.
     #[track_caller]
     pub fn wait_for_value(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
