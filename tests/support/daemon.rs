@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::fabric::Host;
 use super::http::{self, Answer};
 use super::metrics::Metrics;
-use super::process::Process;
+use super::process::{Process, Usage};
 use super::wall_clock::WallClock;
 use super::{SOON, Scratch, eventually, socket};
 
@@ -247,6 +247,12 @@ impl Daemon {
     /// Puts another text into its configuration file. It learns of it by SIGHUP or a restart.
     pub fn configure(&self, yaml: &str) {
         let _: PathBuf = self.scratch.file("config.yaml", yaml);
+    }
+
+    /// What it has used so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.process.usage()
     }
 
     /// Sends a signal, such as `libc::SIGSTOP`.
