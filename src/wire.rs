@@ -339,7 +339,7 @@ pub struct ErrorBody {
 /// The answer of a member to `GET /health`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MemberHealth {
-    /// `healthy`, or `unhealthy` where a vital loop stands still.
+    /// `healthy`; `unwell` where this member cannot trust what it sees; `unhealthy` where a vital loop stands still.
     pub status: &'static str,
     /// Who it is.
     pub instance_id: InstanceId,

@@ -15,8 +15,16 @@ const ROWS: [&[&str]; 5] =
 const WITHIN_A_ROW: [(&str, &str); 2] = [("serve", "host"), ("config", "wire")];
 
 /// The files that decide and never wait, with the folders of the same names.
-const PURE: [&str; 6] =
-    ["registry/roster", "member/session", "member/peers", "member/board", "probe/schedule", "probe/stats"];
+const PURE: [&str; 8] = [
+    "registry/roster",
+    "member/session",
+    "member/peers",
+    "member/board",
+    "member/health",
+    "member/snapshot",
+    "probe/schedule",
+    "probe/stats",
+];
 
 /// What a pure file does not name: whatever waits or asks, and the two clocks.
 const WAITING: [&str; 7] = ["tokio", "warp", "redis", "ureq", "hyper", "clock::monotonic", "clock::wall"];

@@ -64,13 +64,20 @@ fn a_link_is_cut_and_healed(v6: bool) {
         all_well();
     }
 
+    let blamed = asia1.log_lines(&["peer down"]);
     fabric.unplug(&hosts[2]);
     sees(us1, 2, 0.0);
     sees(eu1, 2, 0.0);
     sees(us1, 1, 1.0);
-    sees(asia1, 0, 0.0);
+    // Whose cable is out blames nobody: what it sees is unknown, and it says that it is itself unwell.
+    asia1.wait_for("asia1 knows nothing of the others", |metrics| {
+        let known = metrics.series("netring_connectivity_tcp", &[]);
+        holds(known.is_empty(), known)
+    });
+    asia1.wait_for_value("netring_local_health", &[], 0.0);
     fabric.heal();
     all_well();
+    assert_eq!(asia1.log_lines(&["peer down"]), blamed, "{}", asia1.log());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod descriptors;
+pub mod links;
 pub mod logging;
 pub mod signals;
 pub mod state;

@@ -10,13 +10,11 @@ use warp::{Filter, Reply};
 use crate::clock;
 use crate::host::vitals::Vitals;
 use crate::serve;
-use crate::serve::text::Page;
 use crate::wire::MemberHealth;
 
 use super::board::Board;
-use super::exporter::{self, Extras, ProcessMetrics};
+use super::exporter::Exporter;
 use super::lock;
-use super::prober::Prober;
 
 /// The page at `/`.
 const INDEX: &str =
@@ -24,40 +22,48 @@ const INDEX: &str =
 
 /// The routes of a member.
 pub(super) fn routes(
-    board: Arc<Mutex<Board>>,
-    prober: Arc<Prober>,
+    board: &Arc<Mutex<Board>>,
+    exporter: Arc<Exporter>,
     vitals: Vitals,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let read = serve::get();
     let health = {
-        let board = Arc::clone(&board);
+        let board = Arc::clone(board);
         warp::path!("health").and(read).map(move || health(&lock(&board), &vitals))
     };
-    let metrics = {
-        let process = Arc::new(ProcessMetrics::new());
-        warp::path!("metrics").and(read).and(warp::header::optional("accept-encoding")).map(
-            move |accept_encoding: Option<String>| {
-                let extras = Extras { dropped_reports: prober.dropped_reports() };
-                let text = exporter::text(&lock(&board), &process, &extras, clock::monotonic(), clock::wall());
-                Page::new(text).reply(accept_encoding.as_deref())
-            },
-        )
-    };
+    let metrics = warp::path!("metrics").and(read).and(warp::header::optional("accept-encoding")).then(
+        move |accept_encoding: Option<String>| {
+            let exporter = Arc::clone(&exporter);
+            async move {
+                let page = move || exporter.page().reply(accept_encoding.as_deref());
+                // On a thread of its own, so that health is answered and reports are taken in meanwhile.
+                tokio::task::spawn_blocking(page).await.unwrap_or_else(|_| {
+                    serve::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be made; see the log")
+                })
+            }
+        },
+    );
     let index = warp::path::end().and(read).map(|| INDEX.into_response());
     health.or(metrics).unify().or(index).unify().recover(serve::recover)
 }
 
-/// 200 while every vital loop moves, 503 with the reason otherwise.
+/// 200 while every vital loop moves, 503 with the reason otherwise. A member that is itself unwell says so and is answered for
+/// all the same: it serves, and a restart would not mend its host.
 fn health(board: &Board, vitals: &Vitals) -> Response {
     let stalled = vitals.stalled();
+    let unwell = board.unwell(clock::monotonic());
+    let (status, code) = match (&stalled, unwell) {
+        (Some(_), _) => ("unhealthy", StatusCode::SERVICE_UNAVAILABLE),
+        (None, Some(_)) => ("unwell", StatusCode::OK),
+        (None, None) => ("healthy", StatusCode::OK),
+    };
     let health = MemberHealth {
-        status: if stalled.is_none() { "healthy" } else { "unhealthy" },
+        status,
         instance_id: board.instance_id.clone(),
         location: board.location.clone(),
         members_count: board.peer_count(),
         timestamp: clock::wall().epoch_seconds_f64(),
-        reason: stalled.map(|stalled| stalled.to_string()),
+        reason: stalled.map(|stalled| stalled.to_string()).or(unwell.map(str::to_owned)),
     };
-    let status = if health.reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    warp::reply::with_status(warp::reply::json(&health), status).into_response()
+    warp::reply::with_status(warp::reply::json(&health), code).into_response()
 }

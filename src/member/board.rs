@@ -7,6 +7,7 @@
 //! * What belongs to a departed peer is gone with it; what belongs to a location goes with its last peer.
 //! * Unknown stays unknown: a target that was not probed lately, or only by a sick host (failures of kind `local`), has
 //!   no state, rather than its old one; a peer whose address leads back to this member is not probed at all.
+//! * It knows whether this member is itself well ([`Health`]).
 //!
 //! It reads no clock.
 
@@ -17,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Wall;
 use crate::probe::schedule::{SkipReason, TargetId};
-use crate::probe::stats::{Histogram, LAG_BOUNDS, Tally};
-use crate::probe::{Check, CheckType, Failure, Reason, Target, Timings};
+use crate::probe::stats::{Histogram, LAG_BOUNDS, OVERHEAD_BOUNDS, Tally};
+use crate::probe::{Check, CheckType, Failure, Target, Timings};
 use crate::wire::{InstanceId, Location};
 
+use super::health::Health;
 use super::peers::{Peer, Peers};
 use super::prober::{Probing, Report};
 
@@ -118,7 +120,9 @@ pub struct Board {
     sights: BTreeMap<(Location, InstanceId), Sight>,
     tallies: BTreeMap<Location, [Tally; 2]>,
     lag: Histogram,
+    overhead: Histogram,
     skipped: BTreeMap<SkipReason, u64>,
+    health: Health,
 }
 
 impl Board {
@@ -136,7 +140,9 @@ impl Board {
             sights: BTreeMap::new(),
             tallies: BTreeMap::new(),
             lag: Histogram::new(LAG_BOUNDS),
+            overhead: Histogram::new(OVERHEAD_BOUNDS),
             skipped: SkipReason::ALL.into_iter().map(|reason| (reason, 0)).collect(),
+            health: Health::default(),
         }
     }
 
@@ -192,14 +198,23 @@ impl Board {
                 *self.skipped.entry(reason).or_default() += count;
                 None
             }
+            Report::StoodStill { lost, until } => {
+                self.health.stood_still(lost, until);
+                None
+            }
             Report::Probed { id, outcome, lag, ended, .. } => {
                 let horizon = self.freshness.horizon();
+                let targets = self.targets.len();
                 let watched = self.targets.get_mut(&id)?;
                 self.lag.observe(lag);
+                self.health.probed(&outcome.result, ended, targets);
+                if let Some(overhead) = outcome.result.as_ref().ok().and_then(Timings::overhead) {
+                    self.overhead.observe(overhead);
+                }
                 if let Some(tallies) = self.tallies.get_mut(&watched.peer.location) {
                     tallies[watched.check.check_type() as usize].add(&outcome);
                 }
-                if matches!(&outcome.result, Err(failure) if failure.reason == Reason::Local) {
+                if matches!(&outcome.result, Err(failure) if failure.reason.is_local()) {
                     return None;
                 }
                 if outcome.result.is_ok() {
@@ -248,6 +263,12 @@ impl Board {
         self.sights.len()
     }
 
+    /// How many targets there are.
+    #[must_use]
+    pub fn target_count(&self) -> usize {
+        self.targets.len()
+    }
+
     /// The sums by location and kind of check.
     pub fn tallies(&self) -> impl Iterator<Item = (&Location, CheckType, &Tally)> {
         self.tallies.iter().flat_map(|(location, [tcp, http])| {
@@ -259,6 +280,24 @@ impl Board {
     #[must_use]
     pub fn lag(&self) -> &Histogram {
         &self.lag
+    }
+
+    /// What this process added to the connection times of probes.
+    #[must_use]
+    pub fn overhead(&self) -> &Histogram {
+        &self.overhead
+    }
+
+    /// Why this member is itself not well, where it is not.
+    #[must_use]
+    pub fn unwell(&self, now: Instant) -> Option<&str> {
+        self.health.unwell(now, self.freshness.interval)
+    }
+
+    /// For how long the probe thread has stood still since its start, in all.
+    #[must_use]
+    pub fn lost(&self) -> Duration {
+        self.health.lost()
     }
 
     /// Turns that were skipped, by reason.
@@ -287,7 +326,8 @@ impl Board {
     #[must_use]
     pub fn status(&self, now: Instant) -> String {
         let locations = self.tallies.len();
-        let mut line = format!("{} at {}", counted(self.sights.len(), "peer"), counted(locations, "location"));
+        let unwell = self.unwell(now).map_or_else(String::new, |why| format!("unwell, {why}; "));
+        let mut line = format!("{unwell}{} at {}", counted(self.sights.len(), "peer"), counted(locations, "location"));
         let mut failing: Vec<(&Watched, &State, &Failure)> = Vec::new();
         for (watched, state) in self.targets(now) {
             let Some(state) = state else { continue };

@@ -1,21 +1,81 @@
-//! The member's `/metrics`: the board as Prometheus text, with the process's own families beside it.
+//! The member's `/metrics`: a snapshot of the board as Prometheus text, with the process's own families beside it.
 //!
-//! The families that grow with the ring are written straight from the board, because they come and go with peers; the
-//! `prometheus` crate keeps the few that describe this process. The seed's five families come first, with the names and
-//! labels that dashboards and alerts already use.
+//! The families that grow with the ring are written straight from the snapshot, because they come and go with peers, and
+//! because that takes a tenth of the time of a registry of gauges; the `prometheus` crate keeps the few that describe this
+//! process. The seed's five families come first, with the names and labels that dashboards and alerts already use.
+//!
+//! The text is made at most four times a second, however many scrape: whoever asks within [`GOOD_FOR`] of another is given
+//! the same page, compressed once.
 
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Opts, Registry, TextEncoder};
 
-use crate::clock::Wall;
+use crate::clock;
 use crate::probe::stats::Histogram;
 use crate::probe::{Check, CheckType, Timings};
-use crate::serve::text::{Exposition, Kind, Labels};
+use crate::serve::text::{Exposition, Kind, Labels, Page};
 use crate::wire::Location;
 
-use super::board::{Board, State, Watched};
+use super::board::Board;
+use super::lock;
+use super::prober::Prober;
+use super::snapshot::{Seen, Snapshot};
+
+/// How long a page is given to whoever asks.
+const GOOD_FOR: Duration = Duration::from_millis(250);
+
+/// Makes the pages and keeps the last one.
+pub(super) struct Exporter {
+    board: Arc<Mutex<Board>>,
+    prober: Arc<Prober>,
+    process: ProcessMetrics,
+    last: Mutex<Last>,
+}
+
+/// The last page, and what was learnt from it.
+#[derive(Default)]
+struct Last {
+    page: Option<(Instant, Arc<Page>)>,
+    /// Its length: the next one will be much the same.
+    length: usize,
+}
+
+impl Exporter {
+    pub(super) fn new(board: Arc<Mutex<Board>>, prober: Arc<Prober>) -> Self {
+        Self { board, prober, process: ProcessMetrics::new(), last: Mutex::default() }
+    }
+
+    /// The page of now, or one that was made a moment ago. Takes tens of milliseconds with many peers: not for a thread that
+    /// others wait for. Who asks while a page is being made waits for that one.
+    pub(super) fn page(&self) -> Arc<Page> {
+        let mut last = lock(&self.last);
+        let now = clock::monotonic();
+        if let Some((_, page)) = last.page.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) < GOOD_FOR) {
+            return Arc::clone(page);
+        }
+        // Before the next is made, so that there are never two of them without need.
+        last.page = None;
+        let snapshot = Snapshot::of(&lock(&self.board), now, clock::wall());
+        let mut out = Exposition::with_capacity(last.length + last.length / 8);
+        write(&mut out, &snapshot, &self.process, self.prober.dropped_reports());
+        let page = Arc::new(Page::new(out.finish()));
+        last.length = page.len();
+        last.page = Some((clock::monotonic(), Arc::clone(&page)));
+        page
+    }
+
+    /// Lets go of a page that nobody will be given any more.
+    pub(super) fn tidy(&self) {
+        let now = clock::monotonic();
+        // Where it is locked a new one is being made.
+        if let Ok(mut last) = self.last.try_lock() {
+            last.page.take_if(|(at, _)| now.saturating_duration_since(*at) >= GOOD_FOR);
+        }
+    }
+}
 
 /// The process's own families.
 pub(super) struct ProcessMetrics {
@@ -42,51 +102,60 @@ impl ProcessMetrics {
     }
 }
 
-/// What a scrape shows beside the board.
-pub(super) struct Extras {
-    /// Reports of the prober that were dropped because nobody took them.
-    pub(super) dropped_reports: u64,
-}
-
-/// A target as several families show it: its state, where that is fresh, and its labels.
-struct Row<'a> {
-    watched: &'a Watched,
-    state: Option<&'a State>,
-    labels: Labels,
-}
-
-/// The whole text of one scrape.
-pub(super) fn text(board: &Board, process: &ProcessMetrics, extras: &Extras, now: Instant, wall: Wall) -> String {
-    let rows: Vec<Row> =
-        board.targets(now).map(|(watched, state)| Row { watched, state, labels: labels(board, watched) }).collect();
-    let mut out = Exposition::new();
-    connectivity(&mut out, &rows);
-    durations(&mut out, board);
-    members(&mut out, board, now, wall);
-    checks(&mut out, board);
-    round_trips(&mut out, &rows);
-    own_health(&mut out, board, extras, now);
+/// Everything, in the order of the manual.
+fn write(out: &mut Exposition, snapshot: &Snapshot, process: &ProcessMetrics, dropped_reports: u64) {
+    let peers = Peers::of(snapshot);
+    connectivity(out, snapshot, &peers);
+    durations(out, snapshot);
+    members(out, snapshot);
+    checks(out, snapshot);
+    round_trips(out, snapshot, &peers);
+    own_health(out, snapshot, dropped_reports);
     out.append(&process.text());
-    out.finish()
 }
 
-/// The seed's labels of a target, and the endpoint of an HTTP one.
-fn labels(board: &Board, watched: &Watched) -> Labels {
-    let ip = watched.peer.ip.to_string();
-    let mut labels = vec![
-        ("source_location", board.location.as_str()),
-        ("source_instance", board.instance_id.as_str()),
-        ("target_location", watched.peer.location.as_str()),
-        ("target_instance", watched.peer.instance_id.as_str()),
-        ("target_ip", ip.as_str()),
-    ];
-    if let Check::Http { endpoint } = &watched.check {
-        labels.push(("endpoint", endpoint));
+/// The labels of targets, each made once.
+struct Peers {
+    /// The seed's labels, for each peer.
+    peers: Vec<Labels>,
+    /// The endpoints there are; a handful.
+    endpoints: Vec<(Arc<str>, Labels)>,
+    none: Labels,
+}
+
+impl Peers {
+    fn of(snapshot: &Snapshot) -> Self {
+        let peers = snapshot.peers.iter().map(|(peer, _)| {
+            Labels::new(&[
+                ("source_location", snapshot.location.as_str()),
+                ("source_instance", snapshot.instance_id.as_str()),
+                ("target_location", peer.location.as_str()),
+                ("target_instance", peer.instance_id.as_str()),
+                ("target_ip", &peer.ip.to_string()),
+            ])
+        });
+        let mut endpoints: Vec<(Arc<str>, Labels)> = Vec::new();
+        for seen in &snapshot.targets {
+            if let Check::Http { endpoint } = &seen.check
+                && !endpoints.iter().any(|(known, _)| known == endpoint)
+            {
+                endpoints.push((Arc::clone(endpoint), Labels::new(&[("endpoint", endpoint)])));
+            }
+        }
+        Self { peers: peers.collect(), endpoints, none: Labels::default() }
     }
-    Labels::new(&labels)
+
+    /// The labels of a target: those of its peer, and for HTTP the endpoint.
+    fn labels(&self, seen: &Seen) -> [&Labels; 2] {
+        let endpoint = match &seen.check {
+            Check::Tcp => None,
+            Check::Http { endpoint } => self.endpoints.iter().find(|(known, _)| known == endpoint),
+        };
+        [&self.peers[seen.peer], endpoint.map_or(&self.none, |(_, labels)| labels)]
+    }
 }
 
-fn connectivity(out: &mut Exposition, rows: &[Row]) {
+fn connectivity(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
     let families = [
         (
             CheckType::Tcp,
@@ -100,11 +169,11 @@ fn connectivity(out: &mut Exposition, rows: &[Row]) {
              while that is unknown.",
         ),
     ];
-    for (check_type, name, help) in families {
+    for (kind, name, help) in families {
         out.family(name, Kind::Gauge, help);
-        for row in rows.iter().filter(|row| row.watched.check.check_type() == check_type) {
-            if let Some(state) = row.state {
-                out.sample_with(name, &row.labels, one_if(state.result.is_ok()));
+        for seen in snapshot.targets_of(kind) {
+            if let Some(up) = seen.up {
+                out.sample_with(name, &peers.labels(seen), one_if(up));
             }
         }
     }
@@ -114,14 +183,15 @@ fn one_if(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
 
-fn durations(out: &mut Exposition, board: &Board) {
+fn durations(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_check_duration_seconds",
         Kind::Histogram,
-        "How long successful probes took in seconds, from start to end, by kind of check and location of the target.",
+        "How long successful probes took in seconds, from start to end, by kind of check and location of the target; those \
+         left out during which this member stood still.",
     );
-    for (location, check_type, tally) in board.tallies() {
-        histogram(out, "netring_check_duration_seconds", &of_location(location, check_type), &tally.durations);
+    for (location, check_type, tally) in &snapshot.tallies {
+        histogram(out, "netring_check_duration_seconds", &of_location(location, *check_type), &tally.durations);
     }
 }
 
@@ -133,16 +203,16 @@ fn histogram(out: &mut Exposition, name: &str, labels: &Labels, histogram: &Hist
     out.histogram(name, labels, histogram.bounds(), histogram.counts(), histogram.sum());
 }
 
-fn members(out: &mut Exposition, board: &Board, now: Instant, wall: Wall) {
+fn members(out: &mut Exposition, snapshot: &Snapshot) {
     out.family("netring_members_total", Kind::Gauge, "How many other members this one knows, itself not counted.");
-    out.sample("netring_members_total", &[], board.peer_count() as f64);
+    out.sample("netring_members_total", &[], snapshot.peers.len() as f64);
     out.family(
         "netring_member_last_seen_timestamp",
         Kind::Gauge,
         "When the member was last seen, in seconds since the epoch: the newer of the registry's word and this member's \
          own last successful probe.",
     );
-    for (peer, last_seen) in board.peers(now, wall) {
+    for (peer, last_seen) in &snapshot.peers {
         let labels = [("location", peer.location.as_str()), ("instance_id", peer.instance_id.as_str())];
         if let Some(last_seen) = last_seen {
             out.sample("netring_member_last_seen_timestamp", &labels, last_seen.epoch_seconds() as f64);
@@ -150,14 +220,14 @@ fn members(out: &mut Exposition, board: &Board, now: Instant, wall: Wall) {
     }
 }
 
-fn checks(out: &mut Exposition, board: &Board) {
+fn checks(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_checks_total",
         Kind::Counter,
         "How many probes have ended, by kind of check and location of the target.",
     );
-    for (location, check_type, tally) in board.tallies() {
-        out.sample_with("netring_checks_total", &of_location(location, check_type), tally.probes as f64);
+    for (location, check_type, tally) in &snapshot.tallies {
+        out.sample_with("netring_checks_total", &[&of_location(location, *check_type)], tally.probes as f64);
     }
     out.family(
         "netring_check_failures_total",
@@ -165,9 +235,9 @@ fn checks(out: &mut Exposition, board: &Board) {
         "How many probes have failed, by kind of check, location of the target and reason; local means that this host \
          could not probe and says nothing about the target.",
     );
-    for (location, check_type, tally) in board.tallies() {
+    for (location, check_type, tally) in &snapshot.tallies {
         for (reason, count) in tally.failures() {
-            let labels = of_location(location, check_type).and("reason", reason.label());
+            let labels = [&of_location(location, *check_type), &Labels::new(&[("reason", reason)])];
             out.sample_with("netring_check_failures_total", &labels, count as f64);
         }
     }
@@ -177,9 +247,10 @@ fn checks(out: &mut Exposition, board: &Board) {
         "How many SYN segments the kernel had to send again in probes, by location of the target: packets lost on the way \
          there or back.",
     );
-    for (location, check_type, tally) in board.tallies() {
-        let labels = of_location(location, check_type);
-        out.sample_with("netring_syn_retransmits_total", &labels, tally.syn_retransmits as f64);
+    for of_one_location in snapshot.tallies.chunk_by(|(one, ..), (other, ..)| one == other) {
+        let retransmits: u64 = of_one_location.iter().map(|(.., tally)| tally.syn_retransmits).sum();
+        let labels = [("target_location", of_one_location[0].0.as_str())];
+        out.sample("netring_syn_retransmits_total", &labels, retransmits as f64);
     }
     out.family(
         "netring_checks_skipped_total",
@@ -187,56 +258,77 @@ fn checks(out: &mut Exposition, board: &Board) {
         "How many turns were skipped: overlap, the last probe was still running; limit, too many probes were in flight; \
          late, the turn came too late to keep the rhythm.",
     );
-    for (reason, count) in board.skipped() {
-        out.sample("netring_checks_skipped_total", &[("reason", reason.label())], count as f64);
+    for (reason, count) in &snapshot.skipped {
+        out.sample("netring_checks_skipped_total", &[("reason", reason.label())], *count as f64);
     }
 }
 
-fn round_trips(out: &mut Exposition, rows: &[Row]) {
-    let reached = |row: &Row| row.state.and_then(|state| state.result.as_ref().ok().copied());
+fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
     out.family(
         "netring_rtt_seconds",
         Kind::Gauge,
         "Round-trip time of the last TCP probe in seconds, from SYN to SYN-ACK as the kernel measured it; absent where \
          the probe failed or a SYN had to be sent again.",
     );
-    for row in rows.iter().filter(|row| row.watched.check.check_type() == CheckType::Tcp) {
-        if let Some(rtt) = reached(row).and_then(|timings| timings.rtt) {
-            out.sample_with("netring_rtt_seconds", &row.labels, rtt.as_secs_f64());
+    for seen in snapshot.targets_of(CheckType::Tcp) {
+        if let Some(rtt) = seen.timings.and_then(|timings| timings.rtt) {
+            out.sample_with("netring_rtt_seconds", &peers.labels(seen), rtt.as_secs_f64());
         }
     }
     out.family(
         "netring_http_phase_seconds",
         Kind::Gauge,
         "How long each phase of the last HTTP probe took in seconds: connect, first_byte (request sent to first byte of \
-         the answer) and transfer; absent where the probe failed.",
+         the answer) and transfer; absent where the probe failed, or this member stood still meanwhile.",
     );
-    for row in rows.iter().filter(|row| row.watched.check.check_type() == CheckType::Http) {
-        for (phase, time) in reached(row).iter().flat_map(phases) {
-            out.sample_with("netring_http_phase_seconds", &row.labels.and("phase", phase), time);
+    let named = PHASES.map(|phase| Labels::new(&[("phase", phase)]));
+    for seen in snapshot.targets_of(CheckType::Http) {
+        let [peer, endpoint] = peers.labels(seen);
+        let Some(timings) = seen.timings.filter(|timings| !timings.disturbed) else { continue };
+        for (phase, time) in named.iter().zip(phases(&timings)) {
+            if let Some(time) = time {
+                out.sample_with("netring_http_phase_seconds", &[peer, endpoint, phase], time.as_secs_f64());
+            }
         }
     }
 }
 
-/// The phases that took place, in seconds.
-fn phases(timings: &Timings) -> impl Iterator<Item = (&'static str, f64)> + use<> {
-    [
-        ("resolve", timings.resolve),
-        ("connect", Some(timings.connect)),
-        ("first_byte", timings.first_byte),
-        ("transfer", timings.transfer),
-    ]
-    .into_iter()
-    .filter_map(|(phase, time)| Some((phase, time?.as_secs_f64())))
+/// The phases of an HTTP probe, as the label names them.
+const PHASES: [&str; 3] = ["connect", "first_byte", "transfer"];
+
+/// The times of [`PHASES`]. There is no look-up among them, because targets are addresses.
+fn phases(timings: &Timings) -> [Option<Duration>; PHASES.len()] {
+    [Some(timings.connect), timings.first_byte, timings.transfer]
 }
 
-fn own_health(out: &mut Exposition, board: &Board, extras: &Extras, now: Instant) {
+fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
+    out.family(
+        "netring_local_health",
+        Kind::Gauge,
+        "Whether this member is itself well (1), or not (0): stopped, starved of processor time, out of descriptors or cut off \
+         from its network; what it saw fail meanwhile is counted with the reason local and held against no peer.",
+    );
+    out.sample("netring_local_health", &[], one_if(snapshot.well));
+    out.family(
+        "netring_standstill_seconds_total",
+        Kind::Counter,
+        "For how long the probe thread has stood still in seconds: stopped, or waiting for processor time by more than a \
+         few milliseconds.",
+    );
+    out.sample("netring_standstill_seconds_total", &[], snapshot.lost.as_secs_f64());
+    out.family(
+        "netring_probe_overhead_seconds",
+        Kind::Histogram,
+        "What this member added to the connection times of probes in seconds: its own time less the kernel's round trip; the \
+         member's own health.",
+    );
+    histogram(out, "netring_probe_overhead_seconds", &Labels::default(), &snapshot.overhead);
     out.family(
         "netring_coverage_ratio",
         Kind::Gauge,
         "The share of targets with a recent outcome, from 0 to 1; absent while there are no targets.",
     );
-    if let Some(coverage) = board.coverage(now) {
+    if let Some(coverage) = snapshot.coverage {
         out.sample("netring_coverage_ratio", &[], coverage);
     }
     out.family(
@@ -244,27 +336,27 @@ fn own_health(out: &mut Exposition, board: &Board, extras: &Extras, now: Instant
         Kind::Gauge,
         "Whether the registry answered this member's last requests as it should (1) or not (0).",
     );
-    out.sample("netring_registry_up", &[], one_if(board.registry.up));
+    out.sample("netring_registry_up", &[], one_if(snapshot.registry_up));
     out.family(
         "netring_roster_age_seconds",
         Kind::Gauge,
         "How long ago the registry last confirmed the roster that this member goes by, in seconds; absent until it has.",
     );
-    if let Some(confirmed) = board.registry.roster_at {
-        out.sample("netring_roster_age_seconds", &[], now.saturating_duration_since(confirmed).as_secs_f64());
+    if let Some(age) = snapshot.roster_age {
+        out.sample("netring_roster_age_seconds", &[], age.as_secs_f64());
     }
     out.family(
         "netring_probe_lag_seconds",
         Kind::Histogram,
         "How late probes started after they were due, in seconds: the member's own health.",
     );
-    histogram(out, "netring_probe_lag_seconds", &Labels::default(), board.lag());
+    histogram(out, "netring_probe_lag_seconds", &Labels::default(), &snapshot.lag);
     out.family(
         "netring_reports_dropped_total",
         Kind::Counter,
         "How many outcomes of probes were lost inside this member because it was too busy to take them in.",
     );
-    out.sample("netring_reports_dropped_total", &[], extras.dropped_reports as f64);
+    out.sample("netring_reports_dropped_total", &[], dropped_reports as f64);
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The member daemon: probes all the others and says what it saw.
 //!
 //! Three threads, three jobs. The *probe thread* ([`prober`]) measures and does nothing else. The *service thread* answers
-//! scrapes and health and takes in what the prober reports. The *control thread* talks to the registry. They share the
-//! [`board`] and a few channels, so that a scrape of many series delays no probe and a hung registry delays no scrape.
+//! scrapes and health and takes in what the prober reports; the text of a scrape is made beside it, from a snapshot. The
+//! *control thread* talks to the registry. They share the [`board`] and a few channels, so that a scrape of many series
+//! delays no probe and a hung registry delays no scrape.
 //!
 //! What decides is pure and apart from what waits: [`session`] (when to register, renew, ask, back off), [`peers`] (who
 //! joined, left, moved) and [`board`] (what was seen) are plain values that are told the time.
@@ -12,10 +13,12 @@ pub mod board;
 pub mod client;
 mod control;
 mod exporter;
+pub mod health;
 mod lookup;
 pub mod peers;
 pub mod prober;
 pub mod session;
+mod snapshot;
 
 use std::fmt;
 use std::io;
@@ -38,10 +41,14 @@ use crate::wire::InstanceId;
 
 use board::{Board, Freshness, Transition, rough};
 use control::Control;
+use exporter::Exporter;
 use prober::{Prober, Report};
 
 /// How many reports of the prober may wait to be taken in.
 const REPORTS_MAX: usize = 16_384;
+
+/// The longest the service thread waits for reports before it looks after what only time changes.
+const TURN: Duration = Duration::from_secs(1);
 
 /// How long a request in progress may take to end when the member stops.
 const DRAIN: Duration = Duration::from_millis(300);
@@ -218,7 +225,7 @@ impl Service {
         vitals: &Vitals,
         mut inbox: mpsc::Receiver<Report>,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let (stop, stopped) = oneshot::channel();
         let limits = serve::Limits {
             connections: server.max_connections.map_or_else(connections_max, Into::into),
@@ -226,11 +233,18 @@ impl Service {
             ..serve::Limits::default()
         };
         let pulse = vitals.add("HTTP service", Duration::from_secs(10));
-        let routes = api::routes(Arc::clone(board), Arc::clone(prober), vitals.clone());
+        let exporter = Arc::new(Exporter::new(Arc::clone(board), Arc::clone(prober)));
+        let routes = api::routes(board, Arc::clone(&exporter), vitals.clone());
         let board = Arc::clone(board);
         let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {
             runtime.block_on(async move {
-                let reports = tokio::spawn(async move { while take_in(&mut inbox, &board).await {} });
+                let reports = tokio::spawn(async move {
+                    let mut unwell = false;
+                    while take_in(&mut inbox, &board).await {
+                        log_health(&lock(&board), &mut unwell);
+                        exporter.tidy();
+                    }
+                });
                 let stopped = async {
                     let _ = stopped.await;
                 };
@@ -242,10 +256,10 @@ impl Service {
     }
 }
 
-/// Takes in the reports that wait, and logs what went up or down. Returns whether more may come.
+/// Takes in the reports that wait, or waits a second for some, and logs what went up or down. Returns whether more may come.
 async fn take_in(inbox: &mut mpsc::Receiver<Report>, board: &Mutex<Board>) -> bool {
     let mut reports = Vec::with_capacity(64);
-    if inbox.recv_many(&mut reports, 256).await == 0 {
+    if let Ok(0) = tokio::time::timeout(TURN, inbox.recv_many(&mut reports, 256)).await {
         return false;
     }
     let transitions: Vec<Transition> = {
@@ -254,6 +268,16 @@ async fn take_in(inbox: &mut mpsc::Receiver<Report>, board: &Mutex<Board>) -> bo
     };
     transitions.iter().for_each(log);
     true
+}
+
+/// Says when this member becomes unwell, and when it is well again.
+fn log_health(board: &Board, unwell: &mut bool) {
+    match (board.unwell(clock::monotonic()), *unwell) {
+        (Some(why), false) => warn!("this member is unwell, and holds what it sees fail against no peer: {why}"),
+        (None, true) => info!("this member is well again"),
+        _ => return,
+    }
+    *unwell = !*unwell;
 }
 
 fn log(transition: &Transition) {

@@ -20,12 +20,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
+use crate::host::links::Links;
 use crate::probe::schedule::{Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
-use crate::probe::{self, Failure, Limits, Outcome, Reason, Target};
+use crate::probe::{self, Failure, Lack, Limits, Outcome, Reason, Target};
 use crate::wire::InstanceId;
 
 /// The longest the thread sleeps, so that it shows at least twice a second that it is alive.
 const IDLE_MAX: Duration = Duration::from_millis(500);
+
+/// The longest it sleeps while probes are in flight, so that it knows to that grain how much of their time it stood still.
+const WATCHFUL_MAX: Duration = Duration::from_millis(100);
+
+/// How much later than asked for the thread may wake without having stood still: the timer's grain, and its turn to come.
+const GRAIN: Duration = Duration::from_millis(20);
+
+/// A probe is disturbed when the thread stood still for more than this share of the probe's time limit while it ran.
+const DISTURBED_SHARE: u32 = 10;
 
 /// One thing to probe.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +83,13 @@ pub enum Report {
         reason: SkipReason,
         /// How many in a row.
         count: u64,
+    },
+    /// The thread woke later than it had asked for: the process was stopped, or starved of processor time.
+    StoodStill {
+        /// How much later.
+        lost: Duration,
+        /// When it woke.
+        until: Instant,
     },
 }
 
@@ -179,6 +196,10 @@ struct Probed {
 struct InFlight {
     turn: Turn,
     task: AbortHandle,
+    /// What [`Loop::lost`] was at its start.
+    lost_before: Duration,
+    /// How much more of it disturbs the probe.
+    lost_at_most: Duration,
 }
 
 /// The thread's state.
@@ -189,6 +210,11 @@ struct Loop {
     schedule: Schedule,
     probes: JoinSet<Probed>,
     in_flight: HashMap<TargetId, InFlight>,
+    /// When the thread wants to wake next.
+    wake: Instant,
+    /// For how long it has stood still since it began, in all.
+    lost: Duration,
+    links: Links,
     reports: mpsc::Sender<Report>,
     dropped_reports: Arc<AtomicU64>,
 }
@@ -196,13 +222,17 @@ struct Loop {
 impl Loop {
     fn new(mut told: watch::Receiver<Orders>, reports: mpsc::Sender<Report>, dropped_reports: Arc<AtomicU64>) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
+        let now = clock::monotonic();
         Self {
             told,
             plan,
-            schedule: Schedule::new(clock::monotonic(), settings.interval, settings.max_in_flight),
+            schedule: Schedule::new(now, settings.interval, settings.max_in_flight),
             settings,
             probes: JoinSet::new(),
             in_flight: HashMap::new(),
+            wake: now,
+            lost: Duration::ZERO,
+            links: Links::default(),
             reports,
             dropped_reports,
         }
@@ -214,9 +244,9 @@ impl Loop {
             loop {
                 mark();
                 self.start_what_is_due();
-                let wake = self.wake().into();
-                if alarm.deadline() != wake {
-                    alarm.as_mut().reset(wake);
+                self.set_wake();
+                if alarm.deadline() != self.wake.into() {
+                    alarm.as_mut().reset(self.wake.into());
                 }
                 tokio::select! {
                     biased;
@@ -225,21 +255,34 @@ impl Loop {
                         Err(_) => break,
                     },
                     Some(ended) = self.probes.join_next() => {
+                        // First, because what ended meanwhile is judged by it.
+                        self.look_at_the_clock();
                         self.settle(ended);
                         while let Some(ended) = self.probes.try_join_next() {
                             self.settle(ended);
                         }
                     }
-                    () = &mut alarm => {}
+                    () = &mut alarm => self.look_at_the_clock(),
                 }
             }
         });
     }
 
-    /// When to look at the schedule next, whatever happens.
-    fn wake(&self) -> Instant {
-        let idle = clock::monotonic() + IDLE_MAX;
-        self.schedule.next_due().map_or(idle, |due| due.min(idle))
+    /// Decides when to look at the schedule next, whatever happens.
+    fn set_wake(&mut self) {
+        let idle = if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
+        let idle = clock::monotonic() + idle;
+        self.wake = self.schedule.next_due().map_or(idle, |due| due.min(idle));
+    }
+
+    /// Notes for how long the thread stood still, if it did.
+    fn look_at_the_clock(&mut self) {
+        let now = clock::monotonic();
+        let lost = now.saturating_duration_since(self.wake);
+        if lost > GRAIN {
+            self.lost += lost;
+            self.report(Report::StoodStill { lost, until: now });
+        }
     }
 
     fn start_what_is_due(&mut self) {
@@ -256,22 +299,29 @@ impl Loop {
         let planned = self.plan.get(&turn.id).expect("the schedule holds exactly the targets of the plan");
         let target = planned.target.clone();
         let settings = Arc::clone(&self.settings);
+        let lost_at_most = settings.limits.timeout(target.check.check_type()) / DISTURBED_SHARE;
         let task = self.probes.spawn(async move {
             let lag = clock::monotonic().saturating_duration_since(turn.due);
             let outcome = probe::run(&target, &settings.limits).await;
             Probed { turn, lag, outcome, ended: clock::monotonic() }
         });
-        self.in_flight.insert(turn.id, InFlight { turn, task });
+        self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, lost_at_most });
     }
 
     /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
     fn settle(&mut self, ended: Result<Probed, JoinError>) {
-        let Some(Probed { turn, lag, outcome, ended }) = ended.map_or_else(|error| self.broken(&error), Some) else {
+        let Some(Probed { turn, lag, mut outcome, ended }) = ended.map_or_else(|error| self.broken(&error), Some)
+        else {
             return;
         };
+        let probe = self.in_flight.get(&turn.id).filter(|probe| probe.turn == turn);
+        if let Some(InFlight { lost_before, lost_at_most, .. }) = probe {
+            let lost = Some(self.lost - *lost_before).filter(|lost| lost > lost_at_most);
+            self.qualify(&mut outcome, lost, turn.due + lag, ended);
+        }
         let finding = match &outcome.result {
             Ok(_) => Finding::Up,
-            Err(Failure { reason: Reason::Local, .. }) => Finding::Nothing,
+            Err(failure) if failure.reason.is_local() => Finding::Nothing,
             Err(_) => Finding::Down,
         };
         if self.schedule.ended(turn, finding, ended) {
@@ -280,14 +330,39 @@ impl Loop {
         }
     }
 
+    /// Takes back what an outcome says of the peer where this host is the likelier cause: the thread stood still for `lost`
+    /// while the probe ran, or the interface that it went out by has no network behind it. A success stands: the peer has
+    /// answered.
+    fn qualify(&mut self, outcome: &mut Outcome, lost: Option<Duration>, started: Instant, ended: Instant) {
+        match (&mut outcome.result, lost) {
+            (Ok(timings), lost) => timings.disturbed = lost.is_some(),
+            (Err(failure), _) if failure.reason.is_local() => {}
+            (Err(failure), Some(lost)) => {
+                failure.reason = Reason::Local(Lack::Time);
+                failure.detail = format!("this process stood still for {lost:.1?} meanwhile; {}", failure.detail);
+            }
+            (Err(failure), None) => {
+                if let Some(source) = outcome.source
+                    && failure.reason != Reason::Refused
+                    && self.links.was_cut_off(source, started, ended)
+                {
+                    failure.reason = Reason::Local(Lack::Way);
+                    failure.detail = format!("the interface with {source} had no network; {}", failure.detail);
+                }
+            }
+        }
+    }
+
     /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
     /// fault in this program, and its target must not wait for it for ever.
     fn broken(&self, error: &JoinError) -> Option<Probed> {
         let turn = self.in_flight.values().find(|probe| probe.task.id() == error.id())?.turn;
-        let failure =
-            Failure { reason: Reason::Local, detail: "the probe broke down; this is a fault in netring".into() };
-        let ended = clock::monotonic();
-        Some(Probed { turn, lag: Duration::ZERO, outcome: Outcome { result: Err(failure), syn_retransmits: 0 }, ended })
+        let failure = Failure {
+            reason: Reason::Local(Lack::Sense),
+            detail: "the probe broke down; this is a fault in netring".into(),
+        };
+        let outcome = Outcome { result: Err(failure), syn_retransmits: 0, source: None };
+        Some(Probed { turn, lag: Duration::ZERO, outcome, ended: clock::monotonic() })
     }
 
     fn follow_orders(&mut self) {

@@ -34,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tcp::{self, Connected, Finder, NotConnected};
-use super::{Budget, Failure, Outcome, Reason, Timings};
+use super::{Budget, Failure, Lack, Outcome, Reason, Timings};
 use crate::clock;
 use crate::config::StatusRanges;
 
@@ -59,9 +59,9 @@ pub(super) async fn probe(
     ok_status: &StatusRanges,
     budget: &Budget,
 ) -> Outcome {
-    let mut syn_retransmits = 0;
-    let result = follow(address, site, endpoint, ok_status, budget, &mut syn_retransmits).await;
-    Outcome { result, syn_retransmits }
+    let mut outcome = Outcome { result: Ok(Timings::default()), syn_retransmits: 0, source: None };
+    outcome.result = follow(address, site, endpoint, ok_status, budget, &mut outcome).await;
+    outcome
 }
 
 async fn follow(
@@ -70,22 +70,24 @@ async fn follow(
     endpoint: &str,
     ok_status: &StatusRanges,
     budget: &Budget,
-    syn_retransmits: &mut u32,
+    so_far: &mut Outcome,
 ) -> Result<Timings, Failure> {
     let mut path: PathAndQuery = endpoint.parse().map_err(|_| Failure {
-        reason: Reason::Local,
+        reason: Reason::Local(Lack::Sense),
         detail: format!("{endpoint:?} is no path that can be asked for"),
     })?;
     let mut redirects = 0;
     loop {
         let connected = match tcp::connect(address, budget).await {
             Ok(connected) => connected,
-            Err(NotConnected { failure, syn_retransmits: n }) => {
-                *syn_retransmits += n;
+            Err(NotConnected { failure, syn_retransmits, source }) => {
+                so_far.syn_retransmits += syn_retransmits;
+                so_far.source = source;
                 return Err(failure);
             }
         };
-        *syn_retransmits += connected.syn_retransmits;
+        so_far.syn_retransmits += connected.syn_retransmits;
+        so_far.source = tcp::source(&connected.stream);
         let hop = Hop { site, path: &path, ok_status, redirects, marks: Marks::default() };
         match tokio::time::timeout_at(budget.deadline(), hop.go(connected)).await {
             Ok(Ok(Answer::Final(timings))) => return Ok(Timings { total: budget.spent(), ..timings }),
@@ -168,7 +170,7 @@ impl Hop<'_> {
             .header(CONNECTION, "close")
             .body(Empty::new())
             .map_err(|_| Failure {
-                reason: Reason::Local,
+                reason: Reason::Local(Lack::Sense),
                 detail: format!("{:?} is no host that can be asked", self.site.host),
             })
     }
@@ -226,6 +228,7 @@ impl Hop<'_> {
             first_byte: written.zip(answered).map(|(written, answered)| answered.saturating_duration_since(*written)),
             transfer: answered.map(|answered| end.saturating_duration_since(*answered)),
             status: Some(status),
+            disturbed: false,
         })
     }
 

@@ -82,6 +82,9 @@ pub struct Outcome {
     pub result: Result<Timings, Failure>,
     /// SYN segments the kernel had to send again, where it told (TCP_INFO `tcpi_total_retrans`, tcp(7)).
     pub syn_retransmits: u32,
+    /// The address of this host that the probe went out from, where it came that far and failed: whoever judges the failure
+    /// can look whether that address still has a network behind it.
+    pub source: Option<IpAddr>,
 }
 
 /// How long a successful probe took.
@@ -103,6 +106,18 @@ pub struct Timings {
     pub transfer: Option<Duration>,
     /// HTTP: the status of the last answer.
     pub status: Option<u16>,
+    /// Whether this process stood still for so long meanwhile that all times but the kernel's are too long. That the peer
+    /// answered stands. A probe cannot know this of itself: whoever runs many of them sets it.
+    pub disturbed: bool,
+}
+
+impl Timings {
+    /// What this process added to the time of the connection: ours less the kernel's, where the kernel told. It holds the
+    /// time until the answer was noticed, and with it how busy this host is.
+    #[must_use]
+    pub fn overhead(&self) -> Option<Duration> {
+        self.rtt.map(|rtt| self.connect.saturating_sub(rtt))
+    }
 }
 
 /// Why a probe failed: the kind that metrics count, and the detail for people.
@@ -133,38 +148,54 @@ pub enum Reason {
     Status,
     /// The answer was no HTTP.
     Body,
-    /// This host could not even try (no route, no descriptors, no local port, not permitted): says nothing about the peer.
-    Local,
+    /// This host could not probe, or not properly: says nothing about the peer.
+    Local(Lack),
+}
+
+/// What this host lacked to make a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lack {
+    /// Descriptors, memory, buffers: something that this host has run out of.
+    Resources,
+    /// A way to the peer: a route, a link, an address or a port of its own, the leave of its own firewall.
+    Way,
+    /// Time: the process stood still while the probe ran.
+    Time,
+    /// Sense: what it was told to do cannot be done, or the program is at fault.
+    Sense,
 }
 
 impl Reason {
-    /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
-        Self::Resolve,
-        Self::Refused,
-        Self::Timeout,
-        Self::Unreachable,
-        Self::Reset,
-        Self::Tls,
-        Self::Status,
-        Self::Body,
-        Self::Local,
-    ];
+    /// The values of the label `reason`, in the order of the kinds.
+    pub const LABELS: [&str; 9] =
+        ["resolve", "refused", "timeout", "unreachable", "reset", "tls", "status", "body", "local"];
+
+    /// The place of its label in [`Reason::LABELS`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Resolve => 0,
+            Self::Refused => 1,
+            Self::Timeout => 2,
+            Self::Unreachable => 3,
+            Self::Reset => 4,
+            Self::Tls => 5,
+            Self::Status => 6,
+            Self::Body => 7,
+            Self::Local(_) => 8,
+        }
+    }
 
     /// The value of the label `reason`.
     #[must_use]
     pub const fn label(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Reset => "reset",
-            Self::Tls => "tls",
-            Self::Status => "status",
-            Self::Body => "body",
-            Self::Local => "local",
-        }
+        Self::LABELS[self.index()]
+    }
+
+    /// Whether it says nothing about the peer.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        matches!(self, Self::Local(_))
     }
 }
 
@@ -221,7 +252,7 @@ pub async fn run_by_name(host: &str, port: u16, check: &Check, limits: &Limits) 
         Ok(ip) => (SocketAddr::new(ip, port), None),
         Err(_) => match resolve(host, port, &budget).await {
             Ok(address) => (address, Some(budget.spent())),
-            Err(failure) => return (None, Outcome { result: Err(failure), syn_retransmits: 0 }),
+            Err(failure) => return (None, Outcome { result: Err(failure), syn_retransmits: 0, source: None }),
         },
     };
     let mut outcome = match check {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{Outcome, Reason};
 
-/// Upper bounds of the buckets of probe durations, in seconds: a LAN, a metropolitan line, a continent, an ocean or
-/// satellite, and a lost SYN (one second). Few, because every location has them once for each kind of check.
-pub const DURATION_BOUNDS: &[f64] = &[0.002, 0.025, 0.1, 0.3, 1.0];
+/// Upper bounds of the buckets of probe durations, in seconds: a LAN or a metropolitan line, a continent, an ocean, and a
+/// lost SYN (one second). Few, because every location has them once for each kind of check.
+pub const DURATION_BOUNDS: &[f64] = &[0.005, 0.05, 0.25, 1.0];
 
 /// Upper bounds of the buckets of probe lag, in seconds: the timer's own grain, a busy host, a starved one.
-pub const LAG_BOUNDS: &[f64] = &[0.002, 0.005, 0.02, 0.1, 0.5, 2.0];
+pub const LAG_BOUNDS: &[f64] = &[0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
+
+/// Upper bounds of the buckets of probe overhead, in seconds: an idle host, a busy one, a starved one.
+pub const OVERHEAD_BOUNDS: &[f64] = &[0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1, 1.0];
 
 /// A histogram with fixed bounds.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,9 +62,9 @@ impl Histogram {
 pub struct Tally {
     /// Probes that ended.
     pub probes: u64,
-    /// Those that failed, by [`Reason`] in the order of [`Reason::ALL`].
-    failures: [u64; Reason::ALL.len()],
-    /// How long the successful ones took.
+    /// Those that failed, in the order of [`Reason::LABELS`].
+    failures: [u64; Reason::LABELS.len()],
+    /// How long the successful ones took, those left out that were disturbed.
     pub durations: Histogram,
     /// SYN segments sent again.
     pub syn_retransmits: u64,
@@ -71,7 +74,7 @@ impl Default for Tally {
     fn default() -> Self {
         Self {
             probes: 0,
-            failures: [0; Reason::ALL.len()],
+            failures: [0; Reason::LABELS.len()],
             durations: Histogram::new(DURATION_BOUNDS),
             syn_retransmits: 0,
         }
@@ -84,21 +87,22 @@ impl Tally {
         self.probes += 1;
         self.syn_retransmits += u64::from(outcome.syn_retransmits);
         match &outcome.result {
+            Ok(timings) if timings.disturbed => {}
             Ok(timings) => self.durations.observe(timings.total),
-            Err(failure) => self.failures[failure.reason as usize] += 1,
+            Err(failure) => self.failures[failure.reason.index()] += 1,
         }
     }
 
-    /// How many failed for each reason that has occurred.
-    pub fn failures(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().zip(self.failures).filter(|&(_, count)| count > 0)
+    /// How many failed for each reason that has occurred, by its label.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Reason::LABELS.into_iter().zip(self.failures).filter(|&(_, count)| count > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::{Failure, Timings};
+    use crate::probe::{Failure, Lack, Timings};
 
     #[test]
     fn a_value_on_a_bound_belongs_to_its_bucket_and_one_beyond_all_to_the_last() {
@@ -113,17 +117,38 @@ mod tests {
     #[test]
     fn failures_are_counted_by_reason_and_never_enter_the_durations() {
         let mut tally = Tally::default();
-        let failed = |reason| Outcome { result: Err(Failure { reason, detail: String::new() }), syn_retransmits: 2 };
-        for reason in Reason::ALL {
-            tally.add(&failed(reason));
+        let add = |tally: &mut Tally, result| tally.add(&Outcome { result, syn_retransmits: 2, source: None });
+        let failed = |reason| Err(Failure { reason, detail: String::new() });
+        for reason in [
+            Reason::Resolve,
+            Reason::Refused,
+            Reason::Timeout,
+            Reason::Unreachable,
+            Reason::Reset,
+            Reason::Tls,
+            Reason::Status,
+            Reason::Body,
+            Reason::Local(Lack::Way),
+            Reason::Local(Lack::Time),
+        ] {
+            add(&mut tally, failed(reason));
         }
-        tally.add(&failed(Reason::Timeout));
-        tally.add(&Outcome { result: Ok(Timings::default()), syn_retransmits: 0 });
+        add(&mut tally, Ok(Timings::default()));
         assert_eq!(tally.probes, 11);
-        assert_eq!(tally.syn_retransmits, 20);
+        assert_eq!(tally.syn_retransmits, 22);
         assert_eq!(tally.durations.counts().iter().sum::<u64>(), 1);
-        for (reason, count) in tally.failures() {
-            assert_eq!(count, if reason == Reason::Timeout { 2 } else { 1 }, "{reason}");
-        }
+        let counted: Vec<_> = tally.failures().collect();
+        let wanted: Vec<_> =
+            Reason::LABELS.into_iter().map(|label| (label, if label == "local" { 2 } else { 1 })).collect();
+        assert_eq!(counted, wanted);
+    }
+
+    #[test]
+    fn a_disturbed_success_is_counted_and_its_time_is_not() {
+        let mut tally = Tally::default();
+        let timings = Timings { disturbed: true, ..Timings::default() };
+        tally.add(&Outcome { result: Ok(timings), syn_retransmits: 0, source: None });
+        assert_eq!((tally.probes, tally.failures().count()), (1, 0));
+        assert_eq!(tally.durations.counts().iter().sum::<u64>(), 0);
     }
 }

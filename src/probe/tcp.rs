@@ -10,7 +10,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::{Budget, Failure, Outcome, Reason, Timings};
+use super::{Budget, Failure, Lack, Outcome, Reason, Timings};
 use crate::clock;
 
 /// A connection just made, and what was measured on the way.
@@ -35,6 +35,14 @@ pub(super) struct Connected {
 pub(super) struct NotConnected {
     pub(super) failure: Failure,
     pub(super) syn_retransmits: u32,
+    /// Where the attempt went out from, if it did.
+    pub(super) source: Option<IpAddr>,
+}
+
+impl From<NotConnected> for Outcome {
+    fn from(NotConnected { failure, syn_retransmits, source }: NotConnected) -> Self {
+        Self { result: Err(failure), syn_retransmits, source }
+    }
 }
 
 /// Who found that something cannot be done.
@@ -52,16 +60,20 @@ pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
         Ok(Connected { connect, rtt, syn_retransmits, stream: _ }) => Outcome {
             result: Ok(Timings { total: budget.spent(), connect, rtt, ..Timings::default() }),
             syn_retransmits,
+            source: None,
         },
-        Err(NotConnected { failure, syn_retransmits }) => Outcome { result: Err(failure), syn_retransmits },
+        Err(not_connected) => not_connected.into(),
     }
 }
 
 /// Connects to `address` before the budget is spent.
 pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Connected, NotConnected> {
     let started = clock::monotonic();
-    let stream = begin(address)
-        .map_err(|error| NotConnected { failure: failure(Finder::ThisHost, &error), syn_retransmits: 0 })?;
+    let stream = begin(address).map_err(|error| NotConnected {
+        failure: failure(Finder::ThisHost, &error),
+        syn_retransmits: 0,
+        source: None,
+    })?;
     let established = stream.async_io(Interest::WRITABLE, || {
         if let Some(error) = stream.take_error()? {
             return Err(error);
@@ -80,6 +92,7 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
         Ok(Err(error)) => Err(NotConnected {
             failure: failure(Finder::Network, &error),
             syn_retransmits: TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits),
+            source: source(&stream),
         }),
         Err(_) => {
             let syn_retransmits = TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits);
@@ -88,9 +101,14 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
                 Ok(Some(error)) => failure(Finder::Network, &error),
                 _ => no_answer(budget.limit, syn_retransmits),
             };
-            Err(NotConnected { failure, syn_retransmits })
+            Err(NotConnected { failure, syn_retransmits, source: source(&stream) })
         }
     }
+}
+
+/// The address of this host that a connection goes out from.
+pub(super) fn source(stream: &TcpStream) -> Option<IpAddr> {
+    stream.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 /// A socket with the connection attempt under way, known to the runtime. In this order: a socket that the runtime's
@@ -161,7 +179,7 @@ fn sound_rtt(rtt: Duration, syn_retransmits: u32, connect: Duration) -> Option<D
 
 /// The kind of a failure from the system's error number, and its text.
 pub(super) fn failure(finder: Finder, error: &io::Error) -> Failure {
-    let reason = error.raw_os_error().map_or(Reason::Local, |errno| reason(finder, errno));
+    let reason = error.raw_os_error().map_or(Reason::Local(Lack::Sense), |errno| reason(finder, errno));
     Failure { reason, detail: text(error) }
 }
 
@@ -170,19 +188,14 @@ fn reason(finder: Finder, errno: i32) -> Reason {
         libc::ECONNREFUSED => Reason::Refused,
         libc::ETIMEDOUT => Reason::Timeout,
         libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE => Reason::Reset,
-        libc::EMFILE
-        | libc::ENFILE
-        | libc::ENOBUFS
-        | libc::ENOMEM
-        | libc::ENOSPC
-        | libc::EADDRNOTAVAIL
-        | libc::EPERM
-        | libc::ENETDOWN => Reason::Local,
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => Reason::Local(Lack::Resources),
+        // No address of ours that leads there, or no port of it is left.
+        libc::EADDRNOTAVAIL | libc::EPERM | libc::ENETDOWN => Reason::Local(Lack::Way),
         // The rest: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL and their like are this host's own lack of a route, or its
         // rules, when it says so at once: a host whose link is down blames nobody. When they come over the wire they are
         // one of the many ways in which ICMP says no.
         _ => match finder {
-            Finder::ThisHost => Reason::Local,
+            Finder::ThisHost => Reason::Local(Lack::Way),
             Finder::Network => Reason::Unreachable,
         },
     }

@@ -49,14 +49,6 @@ impl Labels {
         push_labels(&mut block, labels);
         Self(block)
     }
-
-    /// These labels and one more.
-    #[must_use]
-    pub fn and(&self, name: &str, value: &str) -> Self {
-        let mut block = self.0.clone();
-        push_label(&mut block, name, value);
-        Self(block)
-    }
 }
 
 /// A text of metric families in the making.
@@ -79,6 +71,12 @@ impl Exposition {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty text with room for this many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes) }
     }
 
     /// Starts a family: its HELP and TYPE lines. Its samples follow before the next family starts.
@@ -105,14 +103,10 @@ impl Exposition {
         self.end_line(value);
     }
 
-    /// One sample with labels that were escaped before.
-    pub fn sample_with(&mut self, name: &str, labels: &Labels, value: f64) {
+    /// One sample with labels that were escaped before, all sets together.
+    pub fn sample_with(&mut self, name: &str, labels: &[&Labels], value: f64) {
         self.text.push_str(name);
-        if !labels.0.is_empty() {
-            self.text.push('{');
-            self.text.push_str(&labels.0);
-            self.text.push('}');
-        }
+        self.push_blocks(labels);
         self.end_line(value);
     }
 
@@ -137,12 +131,20 @@ impl Exposition {
         for (suffix, value) in [("_sum", sum), ("_count", total as f64)] {
             self.text.push_str(name);
             self.text.push_str(suffix);
-            if !labels.0.is_empty() {
-                self.text.push('{');
-                self.text.push_str(&labels.0);
-                self.text.push('}');
-            }
+            self.push_blocks(&[labels]);
             self.end_line(value);
+        }
+    }
+
+    fn push_blocks(&mut self, labels: &[&Labels]) {
+        let mut before = '{';
+        for Labels(block) in labels.iter().filter(|labels| !labels.0.is_empty()) {
+            self.text.push(before);
+            self.text.push_str(block);
+            before = ',';
+        }
+        if before == ',' {
+            self.text.push('}');
         }
     }
 
@@ -334,12 +336,13 @@ mod tests {
     fn labels_made_once_give_the_same_line() {
         let labels = [("location", "us\"1"), ("ip", "::1")];
         let mut text = Exposition::new();
-        text.sample_with("m", &Labels::new(&labels), 2.0);
-        text.sample_with("m", &Labels::new(&labels[..1]).and("ip", "::1"), 2.0);
-        text.sample_with("m", &Labels::default(), 2.0);
-        text.sample_with("m", &Labels::default().and("a", "b"), 2.0);
+        let (all, first, second) = (Labels::new(&labels), Labels::new(&labels[..1]), Labels::new(&labels[1..]));
+        let none = Labels::default();
+        for sets in [&[&all][..], &[&first, &second], &[&none, &first, &none, &second], &[], &[&none]] {
+            text.sample_with("m", sets, 2.0);
+        }
         let wanted = line(&labels, 2.0);
-        assert_eq!(text.finish(), format!("{wanted}{wanted}m 2\nm{{a=\"b\"}} 2\n"));
+        assert_eq!(text.finish(), format!("{wanted}{wanted}{wanted}m 2\nm 2\n"));
     }
 
     #[test]

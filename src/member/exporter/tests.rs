@@ -9,13 +9,13 @@ use crate::member::board::{Freshness, RegistrySight};
 use crate::member::peers::Peers;
 use crate::member::prober::{Probing, Report};
 use crate::probe::schedule::SkipReason;
-use crate::probe::{Failure, Outcome, Reason};
+use crate::probe::{Failure, Lack, Outcome, Reason};
 use crate::wire::{Member, Registration};
 
 /// A board with a bit of everything: two instances at one location behind one address, a peer with IPv6, one that fails
 /// both checks, one that nobody has probed, names that need escapes, a SYN sent twice, a failure of this host.
 fn scrape() -> String {
-    let start = crate::clock::monotonic();
+    let start = clock::monotonic();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let me = "uuid-me".parse::<crate::wire::InstanceId>().unwrap();
     let freshness = Freshness { interval: Duration::from_secs(60), time_limit: Duration::from_secs(10) };
@@ -42,7 +42,7 @@ fn scrape() -> String {
     let mut report = |peer: &str, check: usize, result: Result<Timings, Reason>, syn_retransmits: u32| {
         let of_peer: Vec<&Probing> = probing.iter().filter(|p| p.peer.as_str() == peer).collect();
         let result = result.map_err(|reason| Failure { reason, detail: "for people".into() });
-        let outcome = Outcome { result, syn_retransmits };
+        let outcome = Outcome { result, syn_retransmits, source: None };
         let lag = Duration::from_micros(500);
         let report = Report::Probed { id: of_peer[check].id, outcome, lag, ended: at(5), follow_up: false };
         board.apply(report);
@@ -67,7 +67,7 @@ fn scrape() -> String {
     report("uuid-456", 2, http(404), 0);
     report("uuid-457", 0, tcp(None), 1);
     report("uuid-457", 1, Err(Reason::Status), 0);
-    report("uuid-457", 2, Err(Reason::Local), 0);
+    report("uuid-457", 2, Err(Reason::Local(Lack::Way)), 0);
     report("uuid-six", 0, tcp(Some(180_000)), 0);
     report("uuid-bad", 0, Err(Reason::Timeout), 2);
     report("uuid-bad", 0, Err(Reason::Timeout), 2);
@@ -75,13 +75,12 @@ fn scrape() -> String {
     for (reason, count) in [(SkipReason::Overlap, 2), (SkipReason::Late, 1)] {
         let _ = board.apply(Report::Skipped { id: probing[0].id, reason, count });
     }
-    text(
-        &board,
-        &ProcessMetrics::new(),
-        &Extras { dropped_reports: 3 },
-        at(90),
-        Wall::from_epoch_seconds(1_629_123_585),
-    )
+    let lost = Duration::from_millis(1_250);
+    let _ = board.apply(Report::StoodStill { lost, until: at(10) });
+    let snapshot = Snapshot::of(&board, at(90), Wall::from_epoch_seconds(1_629_123_585));
+    let mut out = Exposition::new();
+    write(&mut out, &snapshot, &ProcessMetrics::new(), 3);
+    out.finish()
 }
 
 /// The text with the figures of the test's own process, and of this version, left out.

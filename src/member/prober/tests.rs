@@ -1,10 +1,10 @@
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::config::StatusRanges;
-use crate::probe::Check;
 use crate::probe::blackhole::FullListener;
+use crate::probe::{Check, Timings};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -27,11 +27,12 @@ fn start(settings: Settings, capacity: usize) -> (Prober, mpsc::Receiver<Report>
     (Prober::start(&"self".parse().unwrap(), settings, sender, || {}).unwrap(), reports)
 }
 
-/// The next report, waited for with patience.
+/// The next report of a target, waited for with patience. A busy machine may hold the thread up at any time.
 fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
     let deadline = clock::monotonic() + PATIENCE;
     loop {
         match reports.try_recv() {
+            Ok(Report::StoodStill { .. }) => {}
             Ok(report) => return report,
             Err(error) => assert!(clock::monotonic() < deadline, "no report: {error}"),
         }
@@ -42,6 +43,7 @@ fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
 fn id(report: &Report) -> u64 {
     match report {
         Report::Probed { id, .. } | Report::Skipped { id, .. } => id.0,
+        Report::StoodStill { .. } => unreachable!("`next` leaves them out"),
     }
 }
 
@@ -86,6 +88,7 @@ fn each_target_is_probed_once_an_interval() {
                 seen[id.0 as usize] += 1;
             }
             Report::Skipped { reason, .. } => assert_eq!(reason, SkipReason::Late),
+            Report::StoodStill { .. } => unreachable!("`next` leaves them out"),
         }
     }
     assert!(seen.iter().all(|&n| n <= 5), "{seen:?}");
@@ -249,6 +252,62 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     assert!(lag > Duration::ZERO && lag <= interval / 50, "{lag:?}");
 }
 
+/// A loop with one probe in flight, which ended in `result` after the thread had stood still for `lost` of its 500 ms.
+async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Option<IpAddr>, running: bool) -> Outcome {
+    let (_orders, told) = watch::channel(Orders {
+        plan: Arc::default(),
+        settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
+    });
+    let (sender, mut reports) = mpsc::channel(1);
+    let mut work = Loop::new(told, sender, Arc::default());
+    work.lost = lost + ms(7);
+    if let Some(source) = source.filter(|_| !running) {
+        work.links = Links::cut_off(source, clock::monotonic());
+    }
+    let now = clock::monotonic();
+    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
+    work.schedule.add(TargetId(0), phase, now);
+    let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
+    let outcome = Outcome { result, syn_retransmits: 0, source };
+    let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic() } });
+    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), lost_at_most: ms(50) });
+    let ended = work.probes.join_next().await.unwrap();
+    work.settle(ended);
+    assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
+    let Report::Probed { outcome, .. } = reports.recv().await.unwrap() else { panic!("no outcome") };
+    outcome
+}
+
+#[tokio::test]
+async fn a_failure_is_held_against_nobody_where_the_thread_stood_still_meanwhile_and_a_success_stands() {
+    let failed = |reason| Err(Failure { reason, detail: "connection refused".into() });
+    for reason in [Reason::Timeout, Reason::Refused, Reason::Reset] {
+        let spoilt = settled(failed(reason), ms(51), None, true).await.result.unwrap_err();
+        assert_eq!(spoilt.reason, Reason::Local(Lack::Time));
+        assert_eq!(spoilt.detail, "this process stood still for 51.0ms meanwhile; connection refused");
+        assert_eq!(settled(failed(reason), ms(50), None, true).await.result.unwrap_err().reason, reason);
+    }
+    assert!(settled(Ok(Timings::default()), ms(51), None, true).await.result.unwrap().disturbed);
+    assert!(!settled(Ok(Timings::default()), ms(50), None, true).await.result.unwrap().disturbed);
+}
+
+#[tokio::test]
+async fn a_failure_by_an_interface_without_a_network_is_held_against_nobody() {
+    let own: IpAddr = "192.0.2.1".parse().unwrap();
+    let failed = |reason| Err(Failure { reason, detail: "no route to host".into() });
+    for (reason, running, wanted) in [
+        (Reason::Timeout, false, Reason::Local(Lack::Way)),
+        (Reason::Unreachable, false, Reason::Local(Lack::Way)),
+        (Reason::Unreachable, true, Reason::Unreachable),
+        // Somebody has answered.
+        (Reason::Refused, false, Reason::Refused),
+    ] {
+        let found = settled(failed(reason), ms(0), Some(own), running).await.result.unwrap_err();
+        assert_eq!(found.reason, wanted, "{reason}, {running}: {}", found.detail);
+    }
+    assert!(settled(Ok(Timings::default()), ms(0), Some(own), false).await.result.is_ok());
+}
+
 #[tokio::test]
 async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
     let (_orders, told) = watch::channel(Orders {
@@ -262,10 +321,10 @@ async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
     work.schedule.add(TargetId(0), phase, now);
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
     let task = work.probes.spawn(async { panic!("for the test") });
-    work.in_flight.insert(turn.id, InFlight { turn, task });
+    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(0), lost_at_most: ms(50) });
     let ended = work.probes.join_next().await.unwrap();
     work.settle(ended);
     let Report::Probed { id, outcome, .. } = reports.recv().await.unwrap() else { panic!("skipped") };
-    assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local));
+    assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local(Lack::Sense)));
     assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
 }

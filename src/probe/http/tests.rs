@@ -408,7 +408,7 @@ async fn five_redirects_are_followed_and_the_sixth_is_the_answer() {
 async fn a_connection_that_is_not_made_fails_as_a_tcp_probe_does() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(get(address, "/").await.unwrap_err().reason, Reason::Refused);
-    assert_eq!(get(address, "no path").await.unwrap_err().reason, Reason::Local);
+    assert_eq!(get(address, "no path").await.unwrap_err().reason, Reason::Local(Lack::Sense));
 }
 
 #[tokio::test]

@@ -16,32 +16,33 @@ fn on_loopback() -> (TcpListener, SocketAddr) {
 #[test]
 fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
     use Finder::{Network, ThisHost};
-    use Reason::{Local, Refused, Reset, Timeout, Unreachable};
+    use Reason::{Refused, Reset, Timeout, Unreachable};
+    let (short, no_way) = (Reason::Local(Lack::Resources), Reason::Local(Lack::Way));
     let table = [
         (libc::ECONNREFUSED, Refused, Refused),
         (libc::ETIMEDOUT, Timeout, Timeout),
-        (libc::EHOSTUNREACH, Local, Unreachable),
-        (libc::ENETUNREACH, Local, Unreachable),
+        (libc::EHOSTUNREACH, no_way, Unreachable),
+        (libc::ENETUNREACH, no_way, Unreachable),
         (libc::ECONNRESET, Reset, Reset),
         (libc::ECONNABORTED, Reset, Reset),
         (libc::EPIPE, Reset, Reset),
-        (libc::EMFILE, Local, Local),
-        (libc::ENFILE, Local, Local),
-        (libc::ENOBUFS, Local, Local),
-        (libc::ENOMEM, Local, Local),
-        (libc::ENOSPC, Local, Local),
-        (libc::EADDRNOTAVAIL, Local, Local),
-        (libc::EPERM, Local, Local),
-        (libc::ENETDOWN, Local, Local),
+        (libc::EMFILE, short, short),
+        (libc::ENFILE, short, short),
+        (libc::ENOBUFS, short, short),
+        (libc::ENOMEM, short, short),
+        (libc::ENOSPC, short, short),
+        (libc::EADDRNOTAVAIL, no_way, no_way),
+        (libc::EPERM, no_way, no_way),
+        (libc::ENETDOWN, no_way, no_way),
         // A `prohibit` route of our own, or ICMPv6 "administratively prohibited" from a firewall.
-        (libc::EACCES, Local, Unreachable),
+        (libc::EACCES, no_way, Unreachable),
         // A `blackhole` route of our own.
-        (libc::EINVAL, Local, Unreachable),
-        (libc::EAFNOSUPPORT, Local, Unreachable),
+        (libc::EINVAL, no_way, Unreachable),
+        (libc::EAFNOSUPPORT, no_way, Unreachable),
         // ICMP "protocol unreachable".
-        (libc::ENOPROTOOPT, Local, Unreachable),
-        (libc::EHOSTDOWN, Local, Unreachable),
-        (libc::EPROTO, Local, Unreachable),
+        (libc::ENOPROTOOPT, no_way, Unreachable),
+        (libc::EHOSTDOWN, no_way, Unreachable),
+        (libc::EPROTO, no_way, Unreachable),
     ];
     for (errno, from_this_host, from_the_network) in table {
         let name = io::Error::from_raw_os_error(errno);
@@ -144,5 +145,5 @@ async fn a_connection_made_after_a_lost_syn_says_so_and_claims_no_round_trip_tim
 async fn an_address_this_host_cannot_even_try_is_local() {
     // A link-local address without a zone: connect(2) says EINVAL.
     let failure = probe("[fe80::1]:80".parse().unwrap(), &budget(Duration::from_secs(5))).await.result.unwrap_err();
-    assert_eq!(failure.reason, Reason::Local);
+    assert_eq!(failure.reason, Reason::Local(Lack::Way));
 }

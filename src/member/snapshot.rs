@@ -1,0 +1,89 @@
+//! What a scrape shows: the board at one moment, as a value of its own.
+//!
+//! Taking a snapshot copies figures and shares the rest, so the board is locked for a few milliseconds even with ten thousand
+//! peers; the text, which takes several times as long, is made from the snapshot with nobody waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Wall;
+use crate::probe::schedule::SkipReason;
+use crate::probe::stats::{Histogram, Tally};
+use crate::probe::{Check, CheckType, Timings};
+use crate::wire::{InstanceId, Location};
+
+use super::board::Board;
+use super::peers::Peer;
+
+/// The board at one moment.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) location: Location,
+    pub(super) instance_id: InstanceId,
+    /// The peers by location and identity, each with when it was last seen.
+    pub(super) peers: Vec<(Arc<Peer>, Option<Wall>)>,
+    /// The targets in the order of their peers.
+    pub(super) targets: Vec<Seen>,
+    pub(super) tallies: Vec<(Location, CheckType, Tally)>,
+    pub(super) lag: Histogram,
+    pub(super) overhead: Histogram,
+    pub(super) skipped: Vec<(SkipReason, u64)>,
+    pub(super) coverage: Option<f64>,
+    pub(super) well: bool,
+    /// For how long the probe thread has stood still.
+    pub(super) lost: Duration,
+    pub(super) registry_up: bool,
+    pub(super) roster_age: Option<Duration>,
+}
+
+/// A target and what is known of it.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Its peer's place in [`Snapshot::peers`].
+    pub(super) peer: usize,
+    pub(super) check: Check,
+    /// Whether it is up, where that is known.
+    pub(super) up: Option<bool>,
+    /// The times of its last probe, where that was a success.
+    pub(super) timings: Option<Timings>,
+}
+
+impl Snapshot {
+    pub(super) fn of(board: &Board, now: Instant, wall: Wall) -> Self {
+        let peers: Vec<(Arc<Peer>, Option<Wall>)> =
+            board.peers(now, wall).map(|(peer, last_seen)| (Arc::clone(peer), last_seen)).collect();
+        let mut place = 0;
+        let mut targets = Vec::with_capacity(board.target_count());
+        for (watched, state) in board.targets(now) {
+            while !Arc::ptr_eq(&peers[place].0, &watched.peer) {
+                place += 1;
+            }
+            targets.push(Seen {
+                peer: place,
+                check: watched.check.clone(),
+                up: state.map(|state| state.result.is_ok()),
+                timings: state.and_then(|state| state.result.as_ref().ok().copied()),
+            });
+        }
+        Self {
+            location: board.location.clone(),
+            instance_id: board.instance_id.clone(),
+            peers,
+            targets,
+            tallies: board.tallies().map(|(location, kind, tally)| (location.clone(), kind, tally.clone())).collect(),
+            lag: board.lag().clone(),
+            overhead: board.overhead().clone(),
+            skipped: board.skipped().collect(),
+            coverage: board.coverage(now),
+            well: board.unwell(now).is_none(),
+            lost: board.lost(),
+            registry_up: board.registry.up,
+            roster_age: board.registry.roster_at.map(|at| now.saturating_duration_since(at)),
+        }
+    }
+
+    /// The targets of one kind.
+    pub(super) fn targets_of(&self, kind: CheckType) -> impl Iterator<Item = &Seen> {
+        self.targets.iter().filter(move |seen| seen.check.check_type() == kind)
+    }
+}
