@@ -4,6 +4,7 @@
 //! service manager that does not read its socket blocks whoever writes to it, and must not hold up the daemon. A message
 //! that cannot be sent is logged once and never stops the daemon.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -97,10 +98,11 @@ impl Notifier {
 /// Sends each message until no notifier is left.
 fn send_all(messages: &Receiver<Message>) {
     let mut failing = false;
+    let mut spare = Spare::new();
     for message in messages {
         let result = match &message {
-            Message::States(states) => sd_notify::notify(states),
-            Message::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+            Message::States(states) => spare.notify(states),
+            Message::Status(line) => spare.notify(&[NotifyState::Status(line)]),
             Message::Sent(sent) => {
                 let _ = sent.try_send(());
                 continue;
@@ -112,6 +114,28 @@ fn send_all(messages: &Receiver<Message>) {
             tracing::warn!("cannot tell systemd how the daemon is: {e}");
         }
         failing = result.is_err();
+    }
+}
+
+/// A descriptor kept for the worst: each message takes a socket of its own, and a daemon that has run out of descriptors must
+/// still be able to say so, and that it is alive.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    fn notify(&mut self, states: &[NotifyState]) -> io::Result<()> {
+        let result = sd_notify::notify(states);
+        let out_of_descriptors =
+            result.as_ref().is_err_and(|e| matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)));
+        if !out_of_descriptors || self.0.take().is_none() {
+            return result;
+        }
+        let result = sd_notify::notify(states);
+        *self = Self::new();
+        result
     }
 }
 

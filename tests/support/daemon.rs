@@ -249,6 +249,12 @@ impl Daemon {
         let _: PathBuf = self.scratch.file("config.yaml", yaml);
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What it has used so far.
     #[must_use]
     pub fn usage(&self) -> Usage {

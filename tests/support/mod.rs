@@ -11,6 +11,7 @@ pub mod http;
 pub mod metrics;
 pub mod process;
 pub mod prometheus;
+pub mod quota;
 pub mod redis;
 pub mod wall_clock;
 
