@@ -19,7 +19,7 @@
 //!
 //! **Arrows point down** that table: a room uses what stands below it, and `registry` and `member` meet only in `wire`. What
 //! decides is pure and apart from what waits: [`registry::roster`], [`member::session`], [`member::peers`],
-//! [`member::board`], [`probe::schedule`] and [`probe::stats`] are plain values that are told the time and read no clock, so
+//! [`member::board`], [`member::health`], [`probe::schedule`] and [`probe::stats`] are plain values that are told the time and read no clock, so
 //! `tests/simulation.rs` runs a whole ring of them on one virtual clock. `tests/house.rs` holds both rules.
 //!
 //! # The words
@@ -49,7 +49,7 @@
 //!
 //! # A member's threads
 //!
-//! Three, so that nothing it does for others can make a probe late: see [`member`]. A probe's life in short: the
+//! Three, so that nothing it does for others can make a probe late: [`member::engine`] explains them. A probe's life in short: the
 //! [`Schedule`](probe::schedule::Schedule) hands out a turn when it is due, [`probe::run`] makes the measurement, the
 //! [`Prober`](member::prober::Prober) sends a report over a bounded channel, and the service thread adds it to the board,
 //! where scrapes read it.

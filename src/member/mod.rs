@@ -5,6 +5,8 @@
 //! *control thread* talks to the registry. They share the [`board`] and a few channels, so that a scrape of many series
 //! delays no probe and a hung registry delays no scrape.
 //!
+//! How all that comes to exact figures is a page of its own: [`engine`].
+//!
 //! What decides is pure and apart from what waits: [`session`] (when to register, renew, ask, back off), [`peers`] (who
 //! joined, left, moved) and [`board`] (what was seen) are plain values that are told the time.
 
@@ -12,6 +14,7 @@ mod api;
 pub mod board;
 pub mod client;
 mod control;
+pub mod engine;
 mod exporter;
 pub mod health;
 mod lookup;
