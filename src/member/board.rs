@@ -11,7 +11,8 @@
 //!
 //! It reads no clock.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +49,10 @@ pub struct Watched {
     pub added: Instant,
     /// What the last sound probe said; nothing before the first.
     pub state: Option<State>,
+    /// When the last successful probe ended. Monotonic, so that a step of the wall clock does not stick.
+    reached: Option<Instant>,
+    /// The place of its location in [`Board::tallies`].
+    place: usize,
 }
 
 /// What is known of one peer beside its targets.
@@ -56,8 +61,6 @@ struct Sight {
     peer: Arc<Peer>,
     /// The registry's word of when it was last seen, in seconds since the epoch; 0 where it gave none.
     registry_last_seen: u64,
-    /// When our own last successful probe of it ended. Monotonic, so that a step of the wall clock does not stick.
-    own_success: Option<Instant>,
     targets: Vec<TargetId>,
 }
 
@@ -116,9 +119,12 @@ pub struct Board {
     pub own_address: Option<SocketAddr>,
     next_id: u64,
     targets: HashMap<TargetId, Watched>,
+    /// The targets whose last sound probe failed.
+    down: BTreeSet<TargetId>,
     /// In the order of location, then identity.
     sights: BTreeMap<(Location, InstanceId), Sight>,
-    tallies: BTreeMap<Location, [Tally; 2]>,
+    /// The sums of each location that is probed, in the order of their names.
+    tallies: Vec<(Location, [Tally; 2])>,
     lag: Histogram,
     overhead: Histogram,
     skipped: BTreeMap<SkipReason, u64>,
@@ -137,8 +143,9 @@ impl Board {
             own_address: None,
             next_id: 1,
             targets: HashMap::new(),
+            down: BTreeSet::new(),
             sights: BTreeMap::new(),
-            tallies: BTreeMap::new(),
+            tallies: Vec::new(),
             lag: Histogram::new(LAG_BOUNDS),
             overhead: Histogram::new(OVERHEAD_BOUNDS),
             skipped: SkipReason::ALL.into_iter().map(|reason| (reason, 0)).collect(),
@@ -149,13 +156,13 @@ impl Board {
     /// Takes in who the peers are and which endpoints to get, and says what is to be probed from now on. A target that
     /// was there before keeps its identity and its state.
     pub fn follow(&mut self, peers: &Peers, endpoints: &[Arc<str>], now: Instant) -> Vec<Probing> {
-        let mut before = std::mem::take(&mut self.sights);
+        let mut before = mem::take(&mut self.sights);
         let mut kept = HashMap::with_capacity(self.targets.len());
         let mut probing = Vec::with_capacity(peers.len() * (1 + endpoints.len()));
         for (peer, registry_last_seen) in peers.iter() {
             let key = (peer.location.clone(), peer.instance_id.clone());
             let old = before.remove(&key).filter(|sight| sight.peer == *peer);
-            let (own_success, old_targets) = old.map_or((None, Vec::new()), |s| (s.own_success, s.targets));
+            let old_targets = old.map_or_else(Vec::new, |sight| sight.targets);
             let mut targets = Vec::with_capacity(1 + endpoints.len());
             let leads_back = self.own_address.is_some_and(|own| peer.leads_back(own));
             let http = endpoints.iter().map(|endpoint| Check::Http { endpoint: Arc::clone(endpoint) });
@@ -170,6 +177,8 @@ impl Board {
                     check: check.clone(),
                     added: now,
                     state: None,
+                    reached: None,
+                    place: 0,
                 });
                 kept.insert(id, watched);
                 targets.push(id);
@@ -179,15 +188,26 @@ impl Board {
                     target: Target { address: peer.address(), check },
                 });
             }
-            if !leads_back {
-                self.tallies.entry(peer.location.clone()).or_default();
-            }
-            self.sights.insert(key, Sight { peer: Arc::clone(peer), registry_last_seen, own_success, targets });
+            self.sights.insert(key, Sight { peer: Arc::clone(peer), registry_last_seen, targets });
         }
         self.targets = kept;
-        let probed: HashSet<&Location> = self.targets.values().map(|watched| &watched.peer.location).collect();
-        self.tallies.retain(|location, _| probed.contains(location));
+        self.down.retain(|id| self.targets.contains_key(id));
+        self.place_tallies();
         probing
+    }
+
+    /// Gives every location that is probed its sums, and every target the place of its own.
+    fn place_tallies(&mut self) {
+        let probed: BTreeSet<&Location> = self.targets.values().map(|watched| &watched.peer.location).collect();
+        let mut before: HashMap<Location, [Tally; 2]> = mem::take(&mut self.tallies).into_iter().collect();
+        self.tallies = probed
+            .into_iter()
+            .map(|location| (location.clone(), before.remove(location).unwrap_or_default()))
+            .collect();
+        for watched in self.targets.values_mut() {
+            let place = self.tallies.binary_search_by(|(location, _)| location.cmp(&watched.peer.location));
+            watched.place = place.expect("every location that is probed has a place");
+        }
     }
 
     /// Takes in what the prober reports. An outcome of a target that is gone is ignored; a
@@ -211,17 +231,16 @@ impl Board {
                 if let Some(overhead) = outcome.result.as_ref().ok().and_then(Timings::overhead) {
                     self.overhead.observe(overhead);
                 }
-                if let Some(tallies) = self.tallies.get_mut(&watched.peer.location) {
-                    tallies[watched.check.check_type() as usize].add(&outcome);
-                }
+                let (_, tallies) = &mut self.tallies[watched.place];
+                tallies[watched.check.check_type() as usize].add(&outcome);
                 if matches!(&outcome.result, Err(failure) if failure.reason.is_local()) {
                     return None;
                 }
                 if outcome.result.is_ok() {
-                    let key = (watched.peer.location.clone(), watched.peer.instance_id.clone());
-                    if let Some(sight) = self.sights.get_mut(&key) {
-                        sight.own_success = sight.own_success.max(Some(ended));
-                    }
+                    watched.reached = watched.reached.max(Some(ended));
+                    self.down.remove(&id);
+                } else {
+                    self.down.insert(id);
                 }
                 watched.sound(outcome.result, ended, horizon)
             }
@@ -230,23 +249,30 @@ impl Board {
 
     /// The targets in the order of location, identity and check, with their state where it is fresh at `now`.
     pub fn targets(&self, now: Instant) -> impl Iterator<Item = (&Watched, Option<&State>)> {
-        let horizon = self.freshness.horizon();
-        self.sights.values().flat_map(|sight| &sight.targets).filter_map(move |id| {
-            let watched = self.targets.get(id)?;
-            let fresh = watched.state.as_ref().filter(|s| now.saturating_duration_since(s.at) <= horizon);
-            Some((watched, fresh))
-        })
+        self.sights.values().flat_map(move |sight| self.targets_of(sight, now))
     }
 
     /// The peers in the order of location and identity, each with when it was last seen: the newer of the registry's word
-    /// and our own last success, where there is any. What the registry says of the future counts as now.
-    pub fn peers(&self, now: Instant, wall: Wall) -> impl Iterator<Item = (&Arc<Peer>, Option<Wall>)> {
+    /// and our own last success, where there is any. What the registry says of the future counts as now. With each peer come
+    /// its targets, as [`Board::targets`] has them.
+    pub fn peers(
+        &self,
+        now: Instant,
+        wall: Wall,
+    ) -> impl Iterator<Item = (&Arc<Peer>, Option<Wall>, impl Iterator<Item = (&Watched, Option<&State>)>)> {
         self.sights.values().map(move |sight| {
             let told =
                 (sight.registry_last_seen > 0).then(|| Wall::from_epoch_seconds(sight.registry_last_seen).min(wall));
-            let seen = sight.own_success.map(|at| wall.before(now.saturating_duration_since(at)));
-            (&sight.peer, told.max(seen))
+            let reached = self.targets_of(sight, now).filter_map(|(watched, _)| watched.reached).max();
+            let seen = reached.map(|at| wall.before(now.saturating_duration_since(at)));
+            (&sight.peer, told.max(seen), self.targets_of(sight, now))
         })
+    }
+
+    fn targets_of(&self, sight: &Sight, now: Instant) -> impl Iterator<Item = (&Watched, Option<&State>)> {
+        let horizon = self.freshness.horizon();
+        let targets = sight.targets.iter().filter_map(|id| self.targets.get(id));
+        targets.map(move |watched| (watched, watched.fresh(now, horizon)))
     }
 
     /// The peers that lead back to this member.
@@ -328,17 +354,16 @@ impl Board {
         let locations = self.tallies.len();
         let unwell = self.unwell(now).map_or_else(String::new, |why| format!("unwell, {why}; "));
         let mut line = format!("{unwell}{} at {}", counted(self.sights.len(), "peer"), counted(locations, "location"));
-        let mut failing: Vec<(&Watched, &State, &Failure)> = Vec::new();
-        for (watched, state) in self.targets(now) {
-            let Some(state) = state else { continue };
+        let horizon = self.freshness.horizon();
+        let mut failing: BTreeMap<&InstanceId, (&Watched, &State, &Failure)> = BTreeMap::new();
+        for watched in self.down.iter().filter_map(|id| self.targets.get(id)) {
+            let Some(state) = watched.fresh(now, horizon) else { continue };
             let Err(failure) = &state.result else { continue };
-            // The targets of one peer stand together; the first failing one speaks for it.
-            if failing.last().is_none_or(|(last, ..)| last.peer.instance_id != watched.peer.instance_id) {
-                failing.push((watched, state, failure));
-            }
+            // The checks of a peer are numbered in their order; the first failing one speaks for it.
+            failing.entry(&watched.peer.instance_id).or_insert((watched, state, failure));
         }
         if let Some((watched, state, failure)) =
-            failing.iter().max_by_key(|(_, s, _)| now.saturating_duration_since(s.since))
+            failing.values().max_by_key(|(_, s, _)| now.saturating_duration_since(s.since))
         {
             // The line is sent where it changes, so it does not count seconds.
             let lasted = match now.saturating_duration_since(state.since) {
@@ -364,6 +389,11 @@ impl Board {
 }
 
 impl Watched {
+    /// Its state, where that is fresh.
+    fn fresh(&self, now: Instant, horizon: Duration) -> Option<&State> {
+        self.state.as_ref().filter(|state| now.saturating_duration_since(state.at) <= horizon)
+    }
+
     /// Takes in a result that says something about the peer. What was known longer ago than `horizon` is not known any more.
     fn sound(&mut self, result: Result<Timings, Failure>, at: Instant, horizon: Duration) -> Option<Transition> {
         let before = self.state.take().filter(|state| at.saturating_duration_since(state.at) <= horizon);

@@ -47,8 +47,11 @@ use control::Control;
 use exporter::Exporter;
 use prober::{Prober, Report};
 
-/// How many reports of the prober may wait to be taken in.
+/// How many reports of the prober may wait to be taken in, beside a few batches on their way.
 const REPORTS_MAX: usize = 16_384;
+
+/// How many batches may be on their way.
+const BATCHES_MAX: usize = 16;
 
 /// The longest the service thread waits for reports before it looks after what only time changes.
 const TURN: Duration = Duration::from_secs(1);
@@ -146,9 +149,10 @@ impl Member {
             freshness(&settings),
         )));
 
-        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        let (reports, inbox) = mpsc::channel(BATCHES_MAX);
         let pulse = vitals.add("probe schedule", Duration::from_secs(10));
-        let prober = Prober::start(&options.instance_id, prober_settings(&settings), reports, move || pulse.mark())
+        let me = &options.instance_id;
+        let prober = Prober::start(me, prober_settings(&settings), reports, REPORTS_MAX, move || pulse.mark())
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
@@ -226,7 +230,7 @@ impl Service {
         board: &Arc<Mutex<Board>>,
         prober: &Arc<Prober>,
         vitals: &Vitals,
-        mut inbox: mpsc::Receiver<Report>,
+        mut inbox: mpsc::Receiver<Vec<Report>>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let (stop, stopped) = oneshot::channel();
@@ -260,11 +264,12 @@ impl Service {
 }
 
 /// Takes in the reports that wait, or waits a second for some, and logs what went up or down. Returns whether more may come.
-async fn take_in(inbox: &mut mpsc::Receiver<Report>, board: &Mutex<Board>) -> bool {
-    let mut reports = Vec::with_capacity(64);
-    if let Ok(0) = tokio::time::timeout(TURN, inbox.recv_many(&mut reports, 256)).await {
-        return false;
-    }
+async fn take_in(inbox: &mut mpsc::Receiver<Vec<Report>>, board: &Mutex<Board>) -> bool {
+    let reports = match tokio::time::timeout(TURN, inbox.recv()).await {
+        Ok(Some(reports)) => reports,
+        Ok(None) => return false,
+        Err(_) => Vec::new(),
+    };
     let transitions: Vec<Transition> = {
         let mut board = lock(board);
         reports.into_iter().filter_map(|report| board.apply(report)).collect()

@@ -2,21 +2,23 @@
 //!
 //! A [`Prober`] is an OS thread of its own with a runtime of its own, so that nothing a member serves, encodes or asks
 //! of the registry can make a probe late or a time look long. It is told what to probe and by which settings, and says
-//! what it found over a bounded channel; where nobody takes the reports in time they are dropped and counted, since a
-//! prober that waited would measure its listener.
+//! what it found over a bounded channel, in batches; where nobody takes the reports in time they are dropped and counted,
+//! since a prober that waited would measure its listener.
 //!
 //! Of what it is told only the latest counts, at once: probes in flight to targets that are gone are broken off and not
 //! reported. A report that was in the channel by then still comes; that ids are never used again makes it easy to know.
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
@@ -31,8 +33,16 @@ const IDLE_MAX: Duration = Duration::from_millis(500);
 /// The longest it sleeps while probes are in flight, so that it knows to that grain how much of their time it stood still.
 const WATCHFUL_MAX: Duration = Duration::from_millis(100);
 
-/// How much later than asked for the thread may wake without having stood still: the timer's grain, and its turn to come.
-const GRAIN: Duration = Duration::from_millis(20);
+/// How much later than asked for the thread may wake without having stood still: the timer's grain, and the wait for a turn on
+/// a busy processor.
+const GRAIN: Duration = Duration::from_millis(50);
+
+/// How long reports are gathered where they come one after the other: to wake their taker for each costs as much as a third of
+/// a probe. The first after a pause goes out at once.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How many reports are gathered at most.
+const BATCH_MAX: usize = 256;
 
 /// A probe is disturbed when the thread stood still for more than this share of the probe's time limit while it ran.
 const DISTURBED_SHARE: u32 = 10;
@@ -120,8 +130,9 @@ struct Planned {
 }
 
 impl Prober {
-    /// Starts the thread, with nothing to probe yet. `self_id` is who probes; `mark` is called at least once a second
-    /// while the thread is well, from the loop that hands out the turns.
+    /// Starts the thread, with nothing to probe yet. `self_id` is who probes. Reports come in batches; where the channel is
+    /// full, `reports_max` of them wait here. `mark` is called at least once a second while the thread is well, from the
+    /// loop that hands out the turns.
     ///
     /// # Errors
     ///
@@ -129,13 +140,15 @@ impl Prober {
     pub fn start(
         self_id: &InstanceId,
         settings: Settings,
-        reports: mpsc::Sender<Report>,
+        reports: mpsc::Sender<Vec<Report>>,
+        reports_max: usize,
         mark: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
         let dropped_reports = Arc::<AtomicU64>::default();
-        let work = Loop::new(told, reports, Arc::clone(&dropped_reports));
+        let outbox = Outbox::new(reports, reports_max, Arc::clone(&dropped_reports));
+        let work = Loop::new(told, outbox);
         let thread =
             std::thread::Builder::new().name("netring-probe".into()).spawn(move || work.run(&runtime, mark))?;
         Ok(Self { self_id: self_id.clone(), orders: Some(orders), thread: Some(thread), dropped_reports })
@@ -198,8 +211,8 @@ struct InFlight {
     task: AbortHandle,
     /// What [`Loop::lost`] was at its start.
     lost_before: Duration,
-    /// How much more of it disturbs the probe.
-    lost_at_most: Duration,
+    /// Its time limit.
+    limit: Duration,
 }
 
 /// The thread's state.
@@ -215,12 +228,56 @@ struct Loop {
     /// For how long it has stood still since it began, in all.
     lost: Duration,
     links: Links,
-    reports: mpsc::Sender<Report>,
-    dropped_reports: Arc<AtomicU64>,
+    outbox: Outbox,
+}
+
+/// The reports on their way out.
+struct Outbox {
+    reports: mpsc::Sender<Vec<Report>>,
+    waiting: Vec<Report>,
+    waiting_max: usize,
+    /// When a batch was last sent, or could not be.
+    tried: Option<Instant>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Outbox {
+    fn new(reports: mpsc::Sender<Vec<Report>>, waiting_max: usize, dropped: Arc<AtomicU64>) -> Self {
+        Self { reports, waiting: Vec::new(), waiting_max, tried: None, dropped }
+    }
+
+    fn put(&mut self, report: Report) {
+        if self.waiting.len() < self.waiting_max {
+            self.waiting.push(report);
+        } else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// When to call [`Outbox::send`] next, if nothing happens before.
+    fn due(&self) -> Option<Instant> {
+        self.tried.filter(|_| !self.waiting.is_empty()).map(|tried| tried + GATHER)
+    }
+
+    /// Sends what waits, if that is due or a whole batch.
+    fn send(&mut self, now: Instant) {
+        let gathering = self.waiting.len() < BATCH_MAX && self.due().is_some_and(|due| now < due);
+        if gathering || self.waiting.is_empty() {
+            return;
+        }
+        self.tried = Some(now);
+        match self.reports.try_send(mem::take(&mut self.waiting)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(waiting)) => self.waiting = waiting,
+            Err(TrySendError::Closed(lost)) => {
+                self.dropped.fetch_add(lost.len() as u64, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl Loop {
-    fn new(mut told: watch::Receiver<Orders>, reports: mpsc::Sender<Report>, dropped_reports: Arc<AtomicU64>) -> Self {
+    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
         let now = clock::monotonic();
         Self {
@@ -233,8 +290,7 @@ impl Loop {
             wake: now,
             lost: Duration::ZERO,
             links: Links::default(),
-            reports,
-            dropped_reports,
+            outbox,
         }
     }
 
@@ -244,6 +300,7 @@ impl Loop {
             loop {
                 mark();
                 self.start_what_is_due();
+                self.outbox.send(clock::monotonic());
                 self.set_wake();
                 if alarm.deadline() != self.wake.into() {
                     alarm.as_mut().reset(self.wake.into());
@@ -272,7 +329,7 @@ impl Loop {
     fn set_wake(&mut self) {
         let idle = if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
         let idle = clock::monotonic() + idle;
-        self.wake = self.schedule.next_due().map_or(idle, |due| due.min(idle));
+        self.wake = [self.schedule.next_due(), self.outbox.due()].into_iter().flatten().fold(idle, Instant::min);
     }
 
     /// Notes for how long the thread stood still, if it did.
@@ -281,7 +338,7 @@ impl Loop {
         let lost = now.saturating_duration_since(self.wake);
         if lost > GRAIN {
             self.lost += lost;
-            self.report(Report::StoodStill { lost, until: now });
+            self.outbox.put(Report::StoodStill { lost, until: now });
         }
     }
 
@@ -290,7 +347,7 @@ impl Loop {
         while let Some(event) = self.schedule.due(clock::monotonic()) {
             match event {
                 Event::Start(turn) => self.start(turn),
-                Event::Skipped { id, reason, count } => self.report(Report::Skipped { id, reason, count }),
+                Event::Skipped { id, reason, count } => self.outbox.put(Report::Skipped { id, reason, count }),
             }
         }
     }
@@ -299,13 +356,13 @@ impl Loop {
         let planned = self.plan.get(&turn.id).expect("the schedule holds exactly the targets of the plan");
         let target = planned.target.clone();
         let settings = Arc::clone(&self.settings);
-        let lost_at_most = settings.limits.timeout(target.check.check_type()) / DISTURBED_SHARE;
+        let limit = settings.limits.timeout(target.check.check_type());
         let task = self.probes.spawn(async move {
             let lag = clock::monotonic().saturating_duration_since(turn.due);
             let outcome = probe::run(&target, &settings.limits).await;
             Probed { turn, lag, outcome, ended: clock::monotonic() }
         });
-        self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, lost_at_most });
+        self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, limit });
     }
 
     /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
@@ -314,19 +371,22 @@ impl Loop {
         else {
             return;
         };
-        let probe = self.in_flight.get(&turn.id).filter(|probe| probe.turn == turn);
-        if let Some(InFlight { lost_before, lost_at_most, .. }) = probe {
-            let lost = Some(self.lost - *lost_before).filter(|lost| lost > lost_at_most);
-            self.qualify(&mut outcome, lost, turn.due + lag, ended);
-        }
+        let Some(&InFlight { lost_before, limit, .. }) =
+            self.in_flight.get(&turn.id).filter(|probe| probe.turn == turn)
+        else {
+            // Its target is gone, or another by now.
+            return;
+        };
+        let lost = Some(self.lost - lost_before).filter(|lost| *lost > limit / DISTURBED_SHARE);
+        self.qualify(&mut outcome, lost, turn.due + lag, ended);
         let finding = match &outcome.result {
             Ok(_) => Finding::Up,
             Err(failure) if failure.reason.is_local() => Finding::Nothing,
             Err(_) => Finding::Down,
         };
-        if self.schedule.ended(turn, finding, ended) {
+        if self.schedule.ended(turn, finding, limit, ended) {
             self.in_flight.remove(&turn.id);
-            self.report(Report::Probed { id: turn.id, outcome, lag, ended, follow_up: turn.follow_up });
+            self.outbox.put(Report::Probed { id: turn.id, outcome, lag, ended, follow_up: turn.follow_up });
         }
     }
 
@@ -376,7 +436,7 @@ impl Loop {
         if Arc::ptr_eq(&self.plan, &plan) {
             return;
         }
-        let before = std::mem::replace(&mut self.plan, plan);
+        let before = mem::replace(&mut self.plan, plan);
         for (id, planned) in before.iter() {
             if self.plan.get(id) != Some(planned) {
                 self.schedule.remove(*id);
@@ -387,12 +447,6 @@ impl Loop {
         }
         for (id, planned) in self.plan.iter() {
             self.schedule.add(*id, planned.phase, now);
-        }
-    }
-
-    fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
-            self.dropped_reports.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -50,20 +50,16 @@ pub(super) struct Seen {
 
 impl Snapshot {
     pub(super) fn of(board: &Board, now: Instant, wall: Wall) -> Self {
-        let peers: Vec<(Arc<Peer>, Option<Wall>)> =
-            board.peers(now, wall).map(|(peer, last_seen)| (Arc::clone(peer), last_seen)).collect();
-        let mut place = 0;
+        let mut peers = Vec::with_capacity(board.peer_count());
         let mut targets = Vec::with_capacity(board.target_count());
-        for (watched, state) in board.targets(now) {
-            while !Arc::ptr_eq(&peers[place].0, &watched.peer) {
-                place += 1;
-            }
-            targets.push(Seen {
-                peer: place,
+        for (peer, last_seen, of_peer) in board.peers(now, wall) {
+            targets.extend(of_peer.map(|(watched, state)| Seen {
+                peer: peers.len(),
                 check: watched.check.clone(),
                 up: state.map(|state| state.result.is_ok()),
                 timings: state.and_then(|state| state.result.as_ref().ok().copied()),
-            });
+            }));
+            peers.push((Arc::clone(peer), last_seen));
         }
         Self {
             location: board.location.clone(),

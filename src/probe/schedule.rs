@@ -7,7 +7,7 @@
 //! too late ([`TOLERANCE`]), as after this process was stopped. What was missed is never made up for.
 //!
 //! A regular probe that changes what is known of a target (up to down, down to up, or down at first sight) is followed up
-//! 1, 2 and 4 seconds after its end, as far as that comes before the next regular turn. Follow-ups start no further
+//! 1, 2 and 4 seconds after its end, as far as that is over before the next regular turn. Follow-ups start no further
 //! sequence. They are extra looks: one that cannot start is let go and not counted among the skipped, and a regular turn
 //! that is due ends the sequence.
 //!
@@ -163,11 +163,12 @@ struct Entry {
     up: Option<bool>,
 }
 
-/// A look at a change to come: the `step`-th of [`FOLLOW_UPS`] after `end`.
+/// A look at a change to come: the `step`-th of [`FOLLOW_UPS`] after `end`, which takes `longest` at most.
 #[derive(Clone, Copy, Debug)]
 struct FollowUp {
     end: Nanos,
     step: usize,
+    longest: Nanos,
 }
 
 impl FollowUp {
@@ -175,9 +176,9 @@ impl FollowUp {
         self.end + nanos(FOLLOW_UPS[self.step])
     }
 
-    /// This one, or none if it does not come before the regular turn due at `next`.
+    /// This one, or none if it may not be over before the regular turn due at `next`.
     fn before(self, next: Nanos) -> Option<Self> {
-        (self.due() < next).then_some(self)
+        (self.due().saturating_add(self.longest) < next).then_some(self)
     }
 
     fn following(self, next: Nanos) -> Option<Self> {
@@ -317,8 +318,9 @@ impl Schedule {
         }
     }
 
-    /// The probe of `turn` has ended. Says whether that still matters: not if its target was taken out meanwhile.
-    pub fn ended(&mut self, turn: Turn, finding: Finding, now: Instant) -> bool {
+    /// The probe of `turn` has ended; another of its target may take `longest`. Says whether that still matters: not if its
+    /// target was taken out meanwhile.
+    pub fn ended(&mut self, turn: Turn, finding: Finding, longest: Duration, now: Instant) -> bool {
         let now = self.nanos(now);
         let Some(entry) = self.targets.get_mut(&turn.id).filter(|entry| entry.running == Some(turn.serial)) else {
             return false;
@@ -334,7 +336,7 @@ impl Schedule {
         entry.up = Some(up);
         if changed && !turn.follow_up {
             self.queue.remove(&(entry.due(), turn.id));
-            entry.follow_up = FollowUp { end: now, step: 0 }.before(entry.next);
+            entry.follow_up = FollowUp { end: now, step: 0, longest: nanos(longest) }.before(entry.next);
             self.queue.insert((entry.due(), turn.id));
         }
         true

@@ -74,14 +74,10 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
         syn_retransmits: 0,
         source: None,
     })?;
-    let established = stream.async_io(Interest::WRITABLE, || {
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
-        match TcpInfo::of(&stream)? {
-            info if info.connecting => Err(io::ErrorKind::WouldBlock.into()),
-            info => Ok(info),
-        }
+    let established = stream.async_io(Interest::WRITABLE, || match TcpInfo::of(&stream)? {
+        TcpInfo { stage: Stage::Connecting, .. } => Err(io::ErrorKind::WouldBlock.into()),
+        TcpInfo { stage: Stage::Closed, .. } => Err(stream.take_error()?.unwrap_or(io::ErrorKind::NotConnected.into())),
+        info => Ok(info),
     });
     match tokio::time::timeout_at(budget.deadline(), established).await {
         Ok(Ok(info)) => {
@@ -134,18 +130,29 @@ fn no_answer(limit: Duration, syn_retransmits: u32) -> Failure {
 /// What TCP_INFO says of a socket (tcp(7)).
 #[derive(Clone, Copy)]
 struct TcpInfo {
-    /// The SYN is not answered yet.
-    connecting: bool,
+    stage: Stage,
     /// The smoothed round-trip time, which right after the handshake is the one of the SYN; zero where not measured.
     rtt: Duration,
     /// Segments sent again, which up to the end of the handshake can only be SYNs.
     syn_retransmits: u32,
 }
 
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The SYN is not answered yet.
+    Connecting,
+    /// It was made, whatever became of it since.
+    Made,
+    /// It was not made, or was broken off; the socket's error says why.
+    Closed,
+}
+
 impl TcpInfo {
     fn of(stream: &TcpStream) -> io::Result<Self> {
-        /// Of the kernel's `enum` in `tcp_states.h`; the values are part of its interface (`/proc/net/tcp`).
+        // Of the kernel's `enum` in `tcp_states.h`; the values are part of its interface (`/proc/net/tcp`).
         const SYN_SENT: u8 = 2;
+        const CLOSE: u8 = 7;
 
         // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value; an older kernel fills in less of it.
         let mut info: libc::tcp_info = unsafe { mem::zeroed() };
@@ -164,7 +171,11 @@ impl TcpInfo {
             return Err(io::Error::last_os_error());
         }
         Ok(Self {
-            connecting: info.tcpi_state == SYN_SENT,
+            stage: match info.tcpi_state {
+                SYN_SENT => Stage::Connecting,
+                CLOSE => Stage::Closed,
+                _ => Stage::Made,
+            },
             rtt: Duration::from_micros(info.tcpi_rtt.into()),
             syn_retransmits: info.tcpi_total_retrans,
         })

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 use crate::probe::{Lack, Outcome, Reason};
 use crate::wire::{Member, Registration};
@@ -67,7 +69,7 @@ impl Desk {
     /// What the board says at `offset`, when the wall clock reads 1,000,000 and that.
     fn last_seen(&self, id: &str, offset: u64) -> Option<u64> {
         let mut peers = self.board.peers(self.at(offset), Wall::from_epoch_seconds(1_000_000 + offset));
-        peers.find(|(peer, _)| peer.instance_id.as_str() == id).unwrap().1.map(Wall::epoch_seconds)
+        peers.find(|(peer, ..)| peer.instance_id.as_str() == id).unwrap().1.map(Wall::epoch_seconds)
     }
 }
 
@@ -316,7 +318,7 @@ fn last_seen_is_never_in_the_future_and_absent_where_nobody_said() {
     desk.report(a[0], 10, Ok(()));
     assert_eq!(desk.last_seen("a", 40), Some(1_000_010));
     // The wall clock steps back by an hour: the success stays 30 s old.
-    let peers = desk.board.peers(desk.at(40), Wall::from_epoch_seconds(996_440)).map(|(_, seen)| seen);
+    let peers = desk.board.peers(desk.at(40), Wall::from_epoch_seconds(996_440)).map(|(_, seen, _)| seen);
     assert_eq!(peers.collect::<Vec<_>>(), [Some(Wall::from_epoch_seconds(996_410))]);
     desk.roster(50, u64::MAX, &["a@eu1@10.0.0.1"]);
     assert_eq!(desk.last_seen("a", 60), Some(1_000_060), "a registry's nonsense counts as now");

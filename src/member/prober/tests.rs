@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
@@ -22,18 +23,30 @@ fn probing(id: u64, address: SocketAddr) -> Probing {
     Probing { id: TargetId(id), peer, target: Target { address, check: Check::Tcp } }
 }
 
-fn start(settings: Settings, capacity: usize) -> (Prober, mpsc::Receiver<Report>) {
-    let (sender, reports) = mpsc::channel(capacity);
-    (Prober::start(&"self".parse().unwrap(), settings, sender, || {}).unwrap(), reports)
+/// The taker of reports.
+struct Inbox {
+    batches: mpsc::Receiver<Vec<Report>>,
+    opened: VecDeque<Report>,
+}
+
+/// A prober for which so many reports may wait, beside one batch.
+fn start(settings: Settings, reports_max: usize) -> (Prober, Inbox) {
+    let (sender, batches) = mpsc::channel(1);
+    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, || {}).unwrap();
+    (prober, Inbox { batches, opened: VecDeque::new() })
 }
 
 /// The next report of a target, waited for with patience. A busy machine may hold the thread up at any time.
-fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+fn next(inbox: &mut Inbox) -> Report {
     let deadline = clock::monotonic() + PATIENCE;
     loop {
-        match reports.try_recv() {
-            Ok(Report::StoodStill { .. }) => {}
-            Ok(report) => return report,
+        match inbox.opened.pop_front() {
+            Some(Report::StoodStill { .. }) => continue,
+            Some(report) => return report,
+            None => {}
+        }
+        match inbox.batches.try_recv() {
+            Ok(batch) => inbox.opened = batch.into(),
             Err(error) => assert!(clock::monotonic() < deadline, "no report: {error}"),
         }
         std::thread::sleep(ms(1));
@@ -194,12 +207,50 @@ fn reports_that_nobody_takes_are_dropped_and_counted_and_the_probing_goes_on() {
 }
 
 #[test]
+fn reports_go_out_at_once_after_a_pause_and_together_where_there_are_many() {
+    let (sender, mut batches) = mpsc::channel(2);
+    let dropped = Arc::<AtomicU64>::default();
+    let mut outbox = Outbox::new(sender, BATCH_MAX + 1, Arc::clone(&dropped));
+    let start = clock::monotonic();
+    let put = |outbox: &mut Outbox, count| {
+        (0..count).for_each(|_| outbox.put(Report::StoodStill { lost: ms(21), until: start }));
+    };
+    outbox.send(start);
+    assert_eq!((batches.try_recv().is_ok(), outbox.due()), (false, None), "nothing to send");
+    put(&mut outbox, 1);
+    outbox.send(start);
+    assert_eq!(batches.try_recv().unwrap().len(), 1, "the first at once");
+    put(&mut outbox, 1);
+    outbox.send(start + ms(1));
+    put(&mut outbox, 1);
+    outbox.send(start + GATHER - ms(1));
+    assert_eq!((batches.try_recv().is_ok(), outbox.due()), (false, Some(start + GATHER)), "the next are gathered");
+    outbox.send(start + GATHER);
+    assert_eq!(batches.try_recv().unwrap().len(), 2);
+    put(&mut outbox, BATCH_MAX);
+    outbox.send(start + GATHER + ms(1));
+    assert_eq!(batches.try_recv().unwrap().len(), BATCH_MAX, "a whole batch does not wait");
+
+    for n in 1..=3 {
+        put(&mut outbox, 1);
+        outbox.send(start + GATHER * (n + 2));
+    }
+    assert_eq!(outbox.due(), Some(start + GATHER * 6), "two are on their way, the third is tried again later");
+    put(&mut outbox, BATCH_MAX + 5);
+    assert_eq!(dropped.load(Ordering::Relaxed), 5);
+    drop(batches);
+    outbox.send(start + GATHER * 6);
+    assert_eq!(dropped.load(Ordering::Relaxed), 5 + BATCH_MAX as u64 + 1, "nobody takes them any more");
+}
+
+#[test]
 fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
     let marked = Arc::new(AtomicBool::new(false));
     let (sender, _reports) = mpsc::channel(1);
     let mark = Arc::clone(&marked);
     let settings = settings(Duration::from_secs(86_400), ms(500));
-    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, move || mark.store(true, Ordering::Relaxed));
+    let prober =
+        Prober::start(&"self".parse().unwrap(), settings, sender, 1, move || mark.store(true, Ordering::Relaxed));
     for _ in 0..4 {
         marked.store(false, Ordering::Relaxed);
         let begun = clock::monotonic();
@@ -258,8 +309,8 @@ async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Optio
         plan: Arc::default(),
         settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
     });
-    let (sender, mut reports) = mpsc::channel(1);
-    let mut work = Loop::new(told, sender, Arc::default());
+    let (sender, _) = mpsc::channel(1);
+    let mut work = Loop::new(told, Outbox::new(sender, 10, Arc::default()));
     work.lost = lost + ms(7);
     if let Some(source) = source.filter(|_| !running) {
         work.links = Links::cut_off(source, clock::monotonic());
@@ -270,11 +321,11 @@ async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Optio
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
     let outcome = Outcome { result, syn_retransmits: 0, source };
     let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic() } });
-    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), lost_at_most: ms(50) });
+    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), limit: ms(500) });
     let ended = work.probes.join_next().await.unwrap();
     work.settle(ended);
     assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
-    let Report::Probed { outcome, .. } = reports.recv().await.unwrap() else { panic!("no outcome") };
+    let Some(Report::Probed { outcome, .. }) = work.outbox.waiting.pop() else { panic!("no outcome") };
     outcome
 }
 
@@ -314,17 +365,17 @@ async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
         plan: Arc::default(),
         settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
     });
-    let (sender, mut reports) = mpsc::channel(1);
-    let mut work = Loop::new(told, sender, Arc::default());
+    let (sender, _) = mpsc::channel(1);
+    let mut work = Loop::new(told, Outbox::new(sender, 10, Arc::default()));
     let now = clock::monotonic();
     let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
     work.schedule.add(TargetId(0), phase, now);
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
     let task = work.probes.spawn(async { panic!("for the test") });
-    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(0), lost_at_most: ms(50) });
+    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(0), limit: ms(500) });
     let ended = work.probes.join_next().await.unwrap();
     work.settle(ended);
-    let Report::Probed { id, outcome, .. } = reports.recv().await.unwrap() else { panic!("skipped") };
+    let Some(Report::Probed { id, outcome, .. }) = work.outbox.waiting.pop() else { panic!("skipped") };
     assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local(Lack::Sense)));
     assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
 }

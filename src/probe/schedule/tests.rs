@@ -82,7 +82,7 @@ fn ten_thousand_targets_are_spread_evenly_over_the_interval() {
     while let Some(due) = schedule.next_due().filter(|&due| due < start + MINUTE) {
         let turn = started(&mut schedule, due);
         by_100_ms[((turn.due - start).as_millis() / 100) as usize] += 1;
-        assert!(schedule.ended(turn, Finding::Up, due));
+        assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, due));
     }
     assert_eq!(by_100_ms.iter().sum::<u32>(), 10_000);
     assert!((420.0..780.0).contains(&unevenness(&by_100_ms)), "{}", unevenness(&by_100_ms));
@@ -128,7 +128,7 @@ fn no_target_drifts_over_a_day_of_late_wake_ups_and_slow_probes() {
         running.sort_by_key(|&(end, _)| end);
         while running.first().is_some_and(|&(end, _)| end <= wake) {
             let (end, turn) = running.remove(0);
-            assert!(schedule.ended(turn, Finding::Up, end));
+            assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, end));
         }
         while let Some(event) = schedule.due(wake) {
             let Event::Start(turn) = event else { panic!("{event:?}") };
@@ -148,13 +148,13 @@ fn after_a_pause_of_ten_seconds_missed_turns_are_counted_and_not_made_up_for() {
     let interval = Duration::from_secs(4);
     let mut schedule = single(start, interval);
     let turn = started(&mut schedule, start);
-    assert!(schedule.ended(turn, Finding::Up, start + ms(5)));
+    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(5)));
     // Due at 4, 8 and 12; woken at 13.
     assert_eq!(schedule.due(start + ms(13_000)), skipped(SkipReason::Late, 2));
     let turn = started(&mut schedule, start + ms(13_000));
     assert_eq!(turn.due, start + ms(12_000));
     assert_eq!(schedule.due(start + ms(13_000)), None);
-    assert!(schedule.ended(turn, Finding::Up, start + ms(13_005)));
+    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(13_005)));
     assert_eq!(schedule.next_due(), Some(start + ms(16_000)));
     // Due at 16 and 20; woken at 23, which is 3 s late for the last of them too.
     assert_eq!(schedule.due(start + ms(23_000)), skipped(SkipReason::Late, 2));
@@ -205,7 +205,7 @@ fn a_target_whose_last_probe_still_runs_is_skipped_as_overlap() {
     let turn = started(&mut schedule, start);
     assert_eq!(schedule.due(start + ms(1_000)), skipped(SkipReason::Overlap, 1));
     assert_eq!(schedule.due(start + ms(2_001)), skipped(SkipReason::Overlap, 1));
-    assert!(schedule.ended(turn, Finding::Up, start + ms(2_500)));
+    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(2_500)));
     assert_eq!(started(&mut schedule, start + ms(3_000)).due, start + ms(3_000));
 }
 
@@ -224,14 +224,14 @@ fn no_more_probes_are_in_flight_than_may_be() {
     // A target that leaves gives its place back at once, and the end of its probe is of no interest.
     schedule.remove(second.id);
     assert_eq!(schedule.in_flight(), 1);
-    assert!(!schedule.ended(second, Finding::Up, now));
-    assert!(schedule.ended(first, Finding::Up, now));
+    assert!(!schedule.ended(second, Finding::Up, Duration::ZERO, now));
+    assert!(schedule.ended(first, Finding::Up, Duration::ZERO, now));
     assert_eq!(schedule.in_flight(), 0);
     schedule.set_max_in_flight(1);
     let now = start + ms(1_100);
     let first = started(&mut schedule, now);
     assert_eq!(schedule.due(now), Some(Event::Skipped { id: TargetId(2), reason: SkipReason::Limit, count: 1 }));
-    assert!(schedule.ended(first, Finding::Up, now));
+    assert!(schedule.ended(first, Finding::Up, Duration::ZERO, now));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn targets_that_come_and_go_leave_the_rhythm_of_the_others_alone() {
         for (schedule, dues) in [&mut alone, &mut disturbed].into_iter().zip(&mut dues) {
             while let Some(event) = schedule.due(now) {
                 let Event::Start(turn) = event else { panic!("{event:?}") };
-                assert!(schedule.ended(turn, Finding::Up, now));
+                assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, now));
                 if turn.id.0 < 100 {
                     dues.entry(turn.id).or_default().push(turn.due);
                 }
@@ -271,7 +271,7 @@ fn a_new_interval_keeps_the_share_that_is_each_targets_phase() {
     let first = started(&mut schedule, start + ms(15_000));
     assert_eq!(first.due, start + ms(15_000));
     // Down at first sight: follow-ups at 16, 17 and 19 s, unless a regular turn comes first.
-    assert!(schedule.ended(first, Finding::Down, start + ms(15_000)));
+    assert!(schedule.ended(first, Finding::Down, Duration::ZERO, start + ms(15_000)));
     schedule.set_interval(ms(10_000), start + ms(15_500));
     // Now at 2.5 and 5 s of every 10.
     assert_eq!(schedule.next_due(), Some(start + ms(16_000)));
@@ -279,7 +279,7 @@ fn a_new_interval_keeps_the_share_that_is_each_targets_phase() {
     while dues.len() < 5 {
         let now = schedule.next_due().unwrap();
         let turn = started(&mut schedule, now);
-        assert!(schedule.ended(turn, Finding::Down, now));
+        assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, now));
         dues.push((turn.id.0, (now - start).as_millis(), turn.follow_up));
     }
     assert_eq!(dues, [(0, 16_000, true), (0, 17_000, true), (0, 19_000, true), (0, 22_500, false), (1, 25_000, false)]);
@@ -309,7 +309,7 @@ fn looks(interval: Duration, takes: Duration, regular: &[Finding], follow_up: Fi
         while let Some(next) = schedule.next_due().filter(|&next| next < now + takes) {
             assert_eq!(schedule.due(next), None);
         }
-        assert!(schedule.ended(turn, finding, now + takes));
+        assert!(schedule.ended(turn, finding, takes, now + takes));
     }
     looks
 }
@@ -354,6 +354,10 @@ fn follow_ups_count_from_the_end_of_the_probe_and_come_before_the_next_regular_t
         [(0, false), (1_000, true), (2_000, true), (4_000, false)]
     );
     assert_eq!(looks(ms(1_000), Duration::ZERO, &[Down, Down], Down), [(0, false), (1_000, false)]);
+    // One that may still run then is not made: it would cost the regular turn.
+    let expected = [(0, false), (2_200, true), (4_000, false)];
+    assert_eq!(looks(ms(4_000), ms(1_200), &[Down, Down], Down), expected);
+    assert_eq!(looks(ms(4_000), ms(2_000), &[Down, Down], Down), [(0, false), (4_000, false)]);
     // A time limit of 5 s: the follow-up of 1 s (at 6 s) runs until 11 s, past those of 2 s and 4 s.
     assert_eq!(looks(MINUTE, ms(5_000), &[Down, Down], Down), [(0, false), (6_000, true), (60_000, false)]);
 }
@@ -363,11 +367,11 @@ fn a_regular_turn_that_is_due_ends_the_follow_ups() {
     let start = clock::monotonic();
     let mut schedule = single(start, ms(4_000));
     let turn = started(&mut schedule, start);
-    assert!(schedule.ended(turn, Finding::Down, start + ms(500)));
+    assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, start + ms(500)));
     // Both the follow-up of 2.5 s and the regular turn of 4 s are in time at 4.1 s: the regular one is made.
     let turn = started(&mut schedule, start + ms(4_100));
     assert_eq!((turn.due, turn.follow_up), (start + ms(4_000), false));
-    assert!(schedule.ended(turn, Finding::Down, start + ms(4_200)));
+    assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, start + ms(4_200)));
     assert_eq!(schedule.next_due(), Some(start + ms(8_000)));
 }
 
@@ -454,8 +458,8 @@ proptest! {
                     let mut running: Vec<_> = known.values_mut().filter(|k| k.running.is_some()).collect();
                     if !running.is_empty() {
                         let turn = which.get_mut(&mut running).running.take().unwrap();
-                        prop_assert!(schedule.ended(turn, finding, now));
-                        prop_assert!(!schedule.ended(turn, finding, now), "a turn ends once");
+                        prop_assert!(schedule.ended(turn, finding, Duration::ZERO, now));
+                        prop_assert!(!schedule.ended(turn, finding, Duration::ZERO, now), "a turn ends once");
                     }
                 }
                 Op::Add(phase) => {
@@ -475,7 +479,7 @@ proptest! {
                         let gone = known.remove(&id).unwrap();
                         schedule.remove(id);
                         if let Some(turn) = gone.running {
-                            prop_assert!(!schedule.ended(turn, Finding::Up, now));
+                            prop_assert!(!schedule.ended(turn, Finding::Up, Duration::ZERO, now));
                         }
                     }
                 }
