@@ -57,12 +57,6 @@ fn dig_black_hole(from: &Host, dark: &Host) {
     from.run("ip", &["route", "add", "10.78.0.0/24", "via", &dark.v4.to_string()]);
 }
 
-fn register(registry: &Daemon, id: &str, location: &str, address: SocketAddr) {
-    let (ip, port) = (address.ip(), address.port());
-    let body = format!(r#"{{"instance_id": "{id}", "location": "{location}", "ip": "{ip}", "port": {port}}}"#);
-    assert_eq!(registry.post("/register", &body).status, 200);
-}
-
 fn timeouts(metrics: &Metrics) -> f64 {
     metrics.sum("netring_check_failures_total", &[("reason", "timeout")])
 }
@@ -84,12 +78,12 @@ fn two_hundred_black_holes_shift_no_probe_of_the_living() {
     let mut listeners = Vec::new();
     for n in 0..LIVE {
         let listener = lit.inside(|| TcpListener::bind((lit.v4, 9000 + n)).unwrap());
-        register(&registry, &format!("live-{n}"), "lit", listener.local_addr().unwrap());
+        registry.register(&format!("live-{n}"), "lit", listener.local_addr().unwrap());
         listeners.push(listener);
     }
     for (n, host) in (0..DEAD).zip(1..) {
         let address = SocketAddr::new(Ipv4Addr::new(10, 78, 0, host).into(), 8756);
-        register(&registry, &format!("dead-{n}"), "dark", address);
+        registry.register(&format!("dead-{n}"), "dark", address);
     }
 
     let over = AtomicBool::new(false);

@@ -1,15 +1,30 @@
 //! Talking to the registry: four requests, each bounded in time and size.
 //!
 //! Blocking, for threads that may block: the member's control thread and the command line. Never used in the probe path.
+//!
+//! The registry's name is resolved by its keeper (see `lookup`) and not for each connection: a name server that is away
+//! stands in no request's way. A name that leads elsewhere than before is followed with the next connection, and a
+//! connection to where it led before is used once more at most.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::config::RegistryLink;
 use crate::wire::{ErrorBody, Identification, InstanceId, MembersReply, RegisteredReply, Registration, STALE_HEADER};
 
+use super::lock;
+use super::lookup::{Addresses, NoAddress};
+
 /// The largest answer taken: a roster of 20,000 members is about 5 MB.
 const ANSWER_MAX: u64 = 32 * 1024 * 1024;
+
+/// As many addresses as the HTTP client takes of one name.
+const ADDRESSES_MAX: usize = 16;
 
 /// How long a connection is kept for the next request: less than the registry keeps an idle one.
 const IDLE_MAX: Duration = Duration::from_secs(8);
@@ -63,6 +78,15 @@ pub struct RosterReply {
 pub struct RegistryClient {
     agent: ureq::Agent,
     base: String,
+    way: Way,
+}
+
+/// The way to the registry.
+#[derive(Clone, Debug)]
+struct Way {
+    addresses: Arc<Addresses>,
+    /// The addresses that the last connection was made by.
+    taken: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 /// One answer, read whole.
@@ -76,16 +100,37 @@ impl RegistryClient {
     /// A client for the registry at `link`. Nothing is connected yet.
     #[must_use]
     pub fn new(link: &RegistryLink) -> Self {
-        let agent = ureq::Agent::config_builder()
+        let addresses = Addresses::of(&link.url.host, link.url.port);
+        Self::on(link.url.base.clone(), Arc::new(addresses), link.timeout)
+    }
+
+    /// A client for the same registry that gives each request this time. It has a connection of its own and is not shut
+    /// down with this one; what is known of the registry's name they share.
+    pub(super) fn with_timeout(&self, timeout: Duration) -> Self {
+        Self::on(self.base.clone(), Arc::clone(&self.way.addresses), timeout)
+    }
+
+    fn on(base: String, addresses: Arc<Addresses>, timeout: Duration) -> Self {
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
             .max_redirects(3)
-            .timeout_global(Some(link.timeout))
+            .timeout_global(Some(timeout))
             .max_idle_age(IDLE_MAX)
             .user_agent(concat!("netring/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Self { agent, base: link.url.base.clone() }
+            .build();
+        let way = Way { addresses, taken: Arc::default() };
+        Self { agent: ureq::Agent::with_parts(config, DefaultConnector::default(), way.clone()), base, way }
+    }
+
+    /// The base address of the registry.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Where the registry is.
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.way.addresses
     }
 
     /// Asks to be on the roster.
@@ -127,11 +172,11 @@ impl RegistryClient {
     ///
     /// Where the registry is silent or its answer holds no roster.
     pub fn members(&self, etag: Option<&str>) -> Result<RosterReply, ClientError> {
-        let mut request = self.agent.get(format!("{}/members", self.base));
+        let mut request = self.way.onto(self.agent.get(format!("{}/members", self.base)));
         if let Some(etag) = etag {
             request = request.header("if-none-match", etag);
         }
-        let answer = read(request.call())?;
+        let answer = self.read(request.call())?;
         let stale = match answer.headers.get(STALE_HEADER) {
             None => Some(Duration::ZERO),
             Some(_) => answer.header(STALE_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_secs),
@@ -152,19 +197,67 @@ impl RegistryClient {
 
     fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).expect("names, numbers and addresses always have a JSON form");
-        read(self.agent.post(format!("{}{path}", self.base)).content_type("application/json").send(&body[..]))
+        let request = self.way.onto(self.agent.post(format!("{}{path}", self.base)));
+        self.read(request.content_type("application/json").send(&body[..]))
+    }
+
+    fn read(&self, result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
+        let lost = |error: ureq::Error| {
+            // The registry may have moved to where its name has led for a while.
+            self.way.addresses.doubt();
+            ClientError::Unreachable(said(&error))
+        };
+        let (parts, mut body) = result.map_err(lost)?.into_parts();
+        let body = body.with_config().limit(ANSWER_MAX).read_to_vec().map_err(lost)?;
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 }
 
-fn read(result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
-    let (parts, mut body) = result.map_err(|e| ClientError::Unreachable(said(&e)))?.into_parts();
-    let body = body.with_config().limit(ANSWER_MAX).read_to_vec().map_err(|e| ClientError::Unreachable(said(&e)))?;
-    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+impl Way {
+    /// A request that does not keep the connection it is sent on where the registry's name leads elsewhere by now.
+    fn onto<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+        let taken = sorted(lock(&self.taken).clone());
+        let moved = self.addresses.get(Duration::ZERO).is_ok_and(|now| !taken.is_empty() && sorted(now) != taken);
+        if moved { request.header("connection", "close") } else { request }
+    }
+}
+
+/// In an order of their own: a name server may turn them round with every answer.
+fn sorted(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    addresses.sort_unstable();
+    addresses
+}
+
+impl Resolver for Way {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        if !host.eq_ignore_ascii_case(self.addresses.host()) {
+            // The registry sent us on to another one.
+            return DefaultResolver::default().resolve(uri, config, timeout);
+        }
+        let found = self.addresses.get(*timeout.after).map_err(|problem| match problem {
+            NoAddress::Unknown => ureq::Error::HostNotFound,
+            NoAddress::Pending => ureq::Error::Timeout(ureq::Timeout::Resolve),
+        })?;
+        let mut resolved = self.empty();
+        for address in found.iter().take(ADDRESSES_MAX) {
+            // A registry may send us on to another port of its own.
+            resolved.push(SocketAddr::new(address.ip(), uri.port_u16().unwrap_or(80)));
+        }
+        *lock(&self.taken) = found;
+        Ok(resolved)
+    }
 }
 
 /// An error of the HTTP client as an operator would say it.
 fn said(error: &ureq::Error) -> String {
     match error {
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => "the resolver does not answer".into(),
         ureq::Error::Timeout(_) => "no answer within the time limit".into(),
         ureq::Error::HostNotFound => "its name has no address".into(),
         ureq::Error::ConnectionFailed => "no connection".into(),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::config::{Advertise, MemberSettings, RegistryLink};
+use crate::config::{Advertise, MemberSettings};
 use crate::host::address;
 use crate::host::state::StateDir;
 use crate::host::vitals::Pulse;
@@ -27,7 +27,7 @@ use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
 use super::board::{Board, rough};
 use super::client::{ClientError, Heartbeat, RegistryClient};
 use super::lock;
-use super::lookup::{Lookup, NoAddress};
+use super::lookup::NoAddress;
 use super::peers::{Change, Peer, Peers};
 use super::prober::Prober;
 use super::session::{Action, REPLICA_LAG, Reply, Request, Session};
@@ -144,7 +144,6 @@ struct Driver {
     session: Session,
     peers: Peers,
     etag: Option<String>,
-    lookup: Lookup,
     /// The address of the last registration, and when it was made.
     registered: Option<(SocketAddr, Instant)>,
     /// The peers that lead back to this member, as logged.
@@ -173,7 +172,6 @@ impl Driver {
             ending,
             client,
             etag: None,
-            lookup: Lookup::default(),
             registered: None,
             leading_back: Vec::new(),
             double: None,
@@ -398,12 +396,13 @@ impl Driver {
         self.session.set_intervals(self.settings.intervals, now);
         self.peers.set_hold(hold(&self.settings));
         let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
-        if old.registry != self.settings.registry {
-            self.client = RegistryClient::new(&self.settings.registry);
-            *lock(&self.shared_client) = self.client.clone();
-        }
-        if old.registry.url != self.settings.registry.url {
-            self.say_farewell(&old.registry);
+        let link = &self.settings.registry;
+        let elsewhere = old.registry.url != link.url;
+        let client = if elsewhere { RegistryClient::new(link) } else { self.client.with_timeout(link.timeout) };
+        let before = std::mem::replace(&mut self.client, client);
+        *lock(&self.shared_client) = self.client.clone();
+        if elsewhere {
+            self.say_farewell(&before, old.registry.timeout);
             self.etag = None;
             // The others may be on their way to the new registry, too.
             self.peers.registry_forgot(now);
@@ -419,16 +418,16 @@ impl Driver {
     fn leave(&self, deregister: bool) {
         if deregister {
             // Also where no registration was confirmed: one may have arrived.
-            self.say_farewell(&self.settings.registry);
+            self.say_farewell(&self.client, self.settings.registry.timeout);
         }
     }
 
-    fn say_farewell(&self, registry: &RegistryLink) {
-        let link = RegistryLink { timeout: registry.timeout.min(FAREWELL), ..registry.clone() };
-        match RegistryClient::new(&link).deregister(&self.me) {
-            Ok(()) => debug!(registry = %link.url.base, "left the ring"),
+    fn say_farewell(&self, registry: &RegistryClient, timeout: Duration) {
+        let registry = registry.with_timeout(timeout.min(FAREWELL));
+        match registry.deregister(&self.me) {
+            Ok(()) => debug!(registry = registry.base(), "left the ring"),
             Err(error) => {
-                info!(registry = %link.url.base, %error, "cannot leave the ring, its registry will notice when the lease ends");
+                info!(registry = registry.base(), %error, "cannot leave the ring, its registry will notice when the lease ends");
             }
         }
     }
@@ -460,16 +459,16 @@ impl Driver {
     }
 
     /// The address peers are to reach this member at.
-    fn own_address(&mut self) -> Result<SocketAddr, ClientError> {
+    fn own_address(&self) -> Result<SocketAddr, ClientError> {
         let (listening, port) = (self.listening.ip(), self.listening.port());
         match self.settings.advertise_ip {
             Advertise::Address(ip) => Ok(SocketAddr::new(ip, port)),
             Advertise::Auto if !listening.is_unspecified() => Ok(SocketAddr::new(listening, port)),
             Advertise::Auto => {
-                let link = &self.settings.registry;
+                let addresses = self.client.addresses();
                 let lost =
-                    |what: &dyn std::fmt::Display| ClientError::Unreachable(format!("{}: {what}", link.url.host));
-                let found = self.lookup.resolve(&link.url.host, link.url.port, link.timeout).map_err(|e| match e {
+                    |what: &dyn std::fmt::Display| ClientError::Unreachable(format!("{}: {what}", addresses.host()));
+                let found = addresses.get(self.settings.registry.timeout).map_err(|e| match e {
                     NoAddress::Unknown => lost(&"its name has no address"),
                     NoAddress::Pending => lost(&"the resolver does not answer"),
                 })?;

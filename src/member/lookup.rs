@@ -1,24 +1,55 @@
-//! Looking a name up without being held up by it.
+//! Where the registry is: the addresses of its name, kept fresh without holding anybody up.
 //!
-//! The system's resolver can take minutes when its servers do not answer, and cannot be broken off. So each look-up runs on
-//! a thread of its own, and whoever asks waits for it no longer than it wants to. A look-up that is still running is asked
-//! again rather than started twice, so there is never more than one stray thread.
+//! The system's resolver can take minutes when its servers do not answer, and cannot be broken off. So a name is looked up
+//! by a thread of its own, its keeper: every [`REFRESH`], and at once where somebody who went there says that nothing
+//! answered ([`Addresses::doubt`]). Whoever asks is given the last good answer and waits for nothing, also while the
+//! resolver hangs or fails: a name server that is away costs no member its lease. Only as long as there has been no good
+//! answer does one wait for it, and no longer than one wants to.
+//!
+//! A name has one keeper, so a look-up that hangs is never started a second time. The keeper ends when nobody asks any more,
+//! which after a look-up that hangs is when the resolver gives up. An address needs no keeper and has none.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
-/// The look-ups of one asker.
-#[derive(Debug, Default)]
-pub(super) struct Lookup {
-    running: Option<Running>,
+use tracing::{debug, info, warn};
+
+use super::lock;
+
+/// How long an answer is gone by before the name is looked up again.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// The addresses of one host and port.
+pub(super) struct Addresses {
+    host: String,
+    is_name: bool,
+    refresh: Duration,
+    look_up: Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Running {
-    host: String,
-    port: u16,
-    found: Receiver<Vec<SocketAddr>>,
+/// What the keeper shares with those who ask.
+struct Shared {
+    state: Mutex<State>,
+    /// A look-up has ended, or is wanted, or the keeper is to end.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last good answer; empty before the first.
+    known: Vec<SocketAddr>,
+    /// There is a keeper.
+    kept: bool,
+    /// A look-up is to be made now.
+    wanted: bool,
+    /// A look-up is under way.
+    under_way: bool,
+    /// Nobody asks any more.
+    over: bool,
 }
 
 /// Why a name has given no address.
@@ -30,83 +61,227 @@ pub(super) enum NoAddress {
     Pending,
 }
 
-impl Lookup {
-    /// The addresses of `host`, a name or an address.
-    pub(super) fn resolve(&mut self, host: &str, port: u16, within: Duration) -> Result<Vec<SocketAddr>, NoAddress> {
-        if let Ok(ip) = host.parse() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        self.resolve_by(host, port, within, |host, port| {
-            (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+impl Addresses {
+    /// Of `host`, a name or an address. Nothing is looked up before somebody asks.
+    pub(super) fn of(host: &str, port: u16) -> Self {
+        let name = host.to_owned();
+        Self::found_by(host, port, REFRESH, move || {
+            (name.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
         })
     }
 
-    fn resolve_by(
-        &mut self,
+    fn found_by(
         host: &str,
         port: u16,
-        within: Duration,
-        resolver: fn(&str, u16) -> Vec<SocketAddr>,
-    ) -> Result<Vec<SocketAddr>, NoAddress> {
-        let running = match self.running.take().filter(|running| running.host == host && running.port == port) {
-            Some(running) => running,
-            None => {
-                let (answer, found) = channel();
-                let name = host.to_owned();
-                let thread = std::thread::Builder::new().name("netring-resolve".into());
-                // Nobody may be waiting for the answer any more.
-                let spawned = thread.spawn(move || drop(answer.send(resolver(&name, port))));
-                if spawned.is_err() {
-                    return Err(NoAddress::Unknown);
-                }
-                Running { host: host.to_owned(), port, found }
-            }
-        };
-        match running.found.recv_timeout(within) {
-            Ok(found) if found.is_empty() => Err(NoAddress::Unknown),
-            Ok(found) => Ok(found),
-            Err(RecvTimeoutError::Timeout) => {
-                self.running = Some(running);
-                Err(NoAddress::Pending)
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(NoAddress::Unknown),
+        refresh: Duration,
+        look_up: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static,
+    ) -> Self {
+        let address = host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, port));
+        let state = State { known: Vec::from_iter(address), ..State::default() };
+        Self {
+            host: host.to_owned(),
+            is_name: address.is_none(),
+            refresh,
+            look_up: Arc::new(look_up),
+            shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }),
         }
     }
+
+    /// The host, as it was named.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The addresses as last found; before the first good answer waits for one, at most `within`.
+    pub(super) fn get(&self, within: Duration) -> Result<Vec<SocketAddr>, NoAddress> {
+        let mut state = lock(&self.shared.state);
+        if state.known.is_empty() {
+            self.want(&mut state);
+            let waiting = |state: &mut State| state.known.is_empty() && (state.wanted || state.under_way);
+            state = calm(self.shared.changed.wait_timeout_while(state, within, waiting));
+        }
+        match &state.known[..] {
+            [] if state.wanted || state.under_way => Err(NoAddress::Pending),
+            [] => Err(NoAddress::Unknown),
+            known => Ok(known.to_vec()),
+        }
+    }
+
+    /// Has the name looked up now, because nothing answered where it led.
+    pub(super) fn doubt(&self) {
+        let mut state = lock(&self.shared.state);
+        // Where there is no answer to be doubted the next one to ask has the name looked up.
+        if !state.known.is_empty() {
+            self.want(&mut state);
+        }
+    }
+
+    fn want(&self, state: &mut State) {
+        // An answer that is still to come is as good as one that is asked for now.
+        if !self.is_name || state.under_way {
+            return;
+        }
+        if !state.kept {
+            let (host, refresh) = (self.host.clone(), self.refresh);
+            let (look_up, shared) = (Arc::clone(&self.look_up), Arc::clone(&self.shared));
+            let keeper = Builder::new().name("netring-resolve".into());
+            // A host that is out of threads now may have one for who asks next.
+            state.kept = keeper.spawn(move || keep(&host, &*look_up, refresh, &shared)).is_ok();
+        }
+        state.wanted = state.kept;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        lock(&self.shared.state).over = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Addresses").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// The keeper's life.
+fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, shared: &Shared) {
+    let mut failing = false;
+    let mut state = lock(&shared.state);
+    while !state.over {
+        (state.wanted, state.under_way) = (false, true);
+        drop(state);
+        let found = look_up();
+        state = lock(&shared.state);
+        state.under_way = false;
+        let lost = found.is_empty() && !state.known.is_empty();
+        if lost && !failing {
+            warn!(host, "the registry's name has no address now: going on with what it had");
+        } else if failing && !found.is_empty() {
+            info!(host, "the registry's name has an address again");
+        }
+        failing = lost;
+        if !found.is_empty() {
+            debug!(host, addresses = ?found, "looked up the registry's name");
+            state.known = found;
+        }
+        shared.changed.notify_all();
+        let idle = |state: &mut State| !state.wanted && !state.over;
+        state = calm(shared.changed.wait_timeout_while(state, refresh, idle));
+    }
+}
+
+/// What a wait gave back, whether or not another holder of the lock panicked, as with [`lock`].
+fn calm<'a, T, E>(waited: Result<(MutexGuard<'a, T>, E), PoisonError<(MutexGuard<'a, T>, E)>>) -> MutexGuard<'a, T> {
+    waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(10);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A resolver that answers each look-up when it is told to, with what it is told, and says of each that it began.
+    fn prompted(refresh: Duration) -> (Addresses, Receiver<()>, Sender<Vec<SocketAddr>>) {
+        let (began, begins) = channel();
+        let (answers, answer) = channel();
+        let answer = Mutex::new(answer);
+        let addresses = Addresses::found_by("registry.ring.test", 80, refresh, move || {
+            let _ = began.send(());
+            lock(&answer).recv().unwrap_or_default()
+        });
+        (addresses, begins, answers)
+    }
+
+    fn at(last: u8) -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([10, 0, 0, last], 80))]
+    }
+
+    /// Waits until the addresses are these.
+    fn becomes(addresses: &Addresses, wanted: &[SocketAddr]) {
+        let state = lock(&addresses.shared.state);
+        let state = calm(addresses.shared.changed.wait_timeout_while(state, LONG, |state| state.known != wanted));
+        assert_eq!(state.known, wanted);
+    }
+
     #[test]
     fn an_address_needs_no_resolver() {
-        let found = Lookup::default().resolve("2001:db8::1", 80, Duration::ZERO);
-        assert_eq!(found, Ok(vec!["[2001:db8::1]:80".parse().unwrap()]));
+        let addresses = Addresses::found_by("2001:db8::1", 80, HOUR, || panic!("nothing to look up"));
+        addresses.doubt();
+        assert_eq!(addresses.get(Duration::ZERO), Ok(vec!["[2001:db8::1]:80".parse().unwrap()]));
     }
 
     #[test]
     fn a_name_of_this_host_is_found_and_a_senseless_one_is_not() {
-        let found = Lookup::default().resolve("localhost", 80, Duration::from_secs(10)).unwrap();
+        let found = Addresses::of("localhost", 80).get(LONG).unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80), "{found:?}");
-        let found = Lookup::default().resolve("no such name", 80, Duration::from_secs(10));
-        assert_eq!(found, Err(NoAddress::Unknown));
+        assert_eq!(Addresses::of("no such name", 80).get(LONG), Err(NoAddress::Unknown));
     }
 
     #[test]
     fn a_resolver_that_hangs_holds_nobody_up_and_is_started_once() {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let slow = |_: &str, port| {
-            STARTED.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(300));
-            vec![SocketAddr::from(([10, 0, 0, 1], port))]
-        };
-        let mut lookup = Lookup::default();
+        let (addresses, begins, answers) = prompted(HOUR);
         let moment = Duration::from_millis(1);
-        assert_eq!(lookup.resolve_by("slow", 80, moment, slow), Err(NoAddress::Pending));
-        assert_eq!(lookup.resolve_by("slow", 80, moment, slow), Err(NoAddress::Pending));
-        assert!(lookup.resolve_by("slow", 80, Duration::from_secs(10), slow).is_ok());
-        assert_eq!(STARTED.load(Ordering::SeqCst), 1);
+        assert_eq!(addresses.get(moment), Err(NoAddress::Pending));
+        assert_eq!(addresses.get(moment), Err(NoAddress::Pending));
+        addresses.doubt();
+        answers.send(at(1)).unwrap();
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+        assert_eq!(begins.try_iter().count(), 1);
+    }
+
+    #[test]
+    fn the_last_good_answer_is_kept_while_the_resolver_hangs_and_when_it_fails() {
+        let (addresses, begins, answers) = prompted(HOUR);
+        answers.send(at(1)).unwrap();
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+        addresses.doubt();
+        (begins.recv_timeout(LONG).unwrap(), begins.recv_timeout(LONG).unwrap());
+        assert_eq!(addresses.get(Duration::ZERO), Ok(at(1)), "it hangs");
+        answers.send(Vec::new()).unwrap();
+        answers.send(at(2)).unwrap();
+        // The failed one is over when another one begins.
+        while begins.try_recv().is_err() {
+            assert_eq!(addresses.get(Duration::ZERO), Ok(at(1)), "it failed");
+            addresses.doubt();
+        }
+        becomes(&addresses, &at(2));
+    }
+
+    #[test]
+    fn a_name_that_moved_is_followed_on_schedule_though_nobody_asks() {
+        let (addresses, _begins, answers) = prompted(Duration::from_millis(20));
+        answers.send(at(1)).unwrap();
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+        answers.send(at(2)).unwrap();
+        becomes(&addresses, &at(2));
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_looked_up_anew_by_each_who_asks() {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        let addresses = Addresses::found_by("registry.ring.test", 80, HOUR, || {
+            if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { Vec::new() } else { at(1) }
+        });
+        assert_eq!(addresses.get(LONG), Err(NoAddress::Unknown));
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+    }
+
+    #[test]
+    fn the_keeper_ends_when_nobody_asks_any_more() {
+        let (addresses, begins, answers) = prompted(HOUR);
+        answers.send(at(1)).unwrap();
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+        assert_eq!(begins.recv_timeout(LONG), Ok(()));
+        drop(addresses);
+        // The resolver goes with its keeper, and with it the other end of this channel.
+        assert_eq!(begins.recv_timeout(LONG), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
     }
 }

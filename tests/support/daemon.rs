@@ -333,6 +333,15 @@ impl Daemon {
         self.ask(|server| http::post(server, path, json)).unwrap_or_else(|e| panic!("{e}; its log:\n{}", self.log()))
     }
 
+    /// Has a registry list a peer that the test plays itself.
+    #[track_caller]
+    pub fn register(&self, id: &str, location: &str, address: SocketAddr) {
+        let (ip, port) = (address.ip(), address.port());
+        let body = format!(r#"{{"instance_id": "{id}", "location": "{location}", "ip": "{ip}", "port": {port}}}"#);
+        let answer = self.post("/register", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     /// Its `/metrics`, which must be without fault.
     #[must_use]
     #[track_caller]

@@ -153,11 +153,12 @@ impl Host {
         command
     }
 
-    /// Has every command that is started on it from now on ask this name server, and no other.
-    pub fn set_name_server(&self, server: IpAddr) {
+    /// Has every command that is started on it from now on ask this name server, and no other, with these options of
+    /// resolv.conf(5), such as how long it waits for an answer.
+    pub fn set_name_server(&self, server: IpAddr, options: &str) {
         let directory = Path::new(FILES).join(&self.namespace);
         std::fs::create_dir_all(&directory).expect("root can make a directory in /etc");
-        let text = format!("nameserver {server}\n");
+        let text = format!("nameserver {server}\noptions {options}\n");
         std::fs::write(directory.join("resolv.conf"), text).expect("root can write in /etc");
     }
 

@@ -9,6 +9,8 @@ pub mod daemon;
 pub mod fabric;
 pub mod http;
 pub mod metrics;
+pub mod name_server;
+pub mod peer;
 pub mod process;
 pub mod prometheus;
 pub mod quota;
