@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError, WaitTimeoutResult};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -174,7 +174,7 @@ fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, sh
 }
 
 /// What a wait gave back, whether or not another holder of the lock panicked, as with [`lock`].
-fn calm<'a, T, E>(waited: Result<(MutexGuard<'a, T>, E), PoisonError<(MutexGuard<'a, T>, E)>>) -> MutexGuard<'a, T> {
+fn calm<'a, T>(waited: LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)>) -> MutexGuard<'a, T> {
     waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
@@ -243,7 +243,8 @@ mod tests {
         answers.send(at(1)).unwrap();
         assert_eq!(addresses.get(LONG), Ok(at(1)));
         addresses.doubt();
-        (begins.recv_timeout(LONG).unwrap(), begins.recv_timeout(LONG).unwrap());
+        begins.recv_timeout(LONG).unwrap();
+        begins.recv_timeout(LONG).unwrap();
         assert_eq!(addresses.get(Duration::ZERO), Ok(at(1)), "it hangs");
         answers.send(Vec::new()).unwrap();
         answers.send(at(2)).unwrap();
