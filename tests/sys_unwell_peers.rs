@@ -141,6 +141,9 @@ fn each_way_to_be_unwell_has_its_own_kind_holds_nothing_past_its_limit_and_harms
         judge(&metrics, location, *outcome);
         assert!(failures(&metrics, "tcp", location).is_empty(), "{location} is reached by TCP");
         let visits = peer.visits();
+        // All but the two that may be under way are over, which a peer learns from the member alone.
+        let made = checks(&metrics, "tcp", location) + checks(&metrics, "http", location);
+        assert!(visits.len() as f64 >= made - 2.0, "{location}: {} of {made} probes are over", visits.len());
         for visit in &visits {
             let held = visit.over - visit.came;
             assert!(held < TIME_LIMIT + LATENESS, "{location} held the member for {held:?}");
