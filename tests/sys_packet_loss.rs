@@ -109,7 +109,7 @@ impl Counts {
         let in_time = buckets.iter().filter(|s| s.label("le").parse::<f64>().unwrap() < 1.0).map(|s| s.value);
         Self {
             probes: sum("netring_checks_total", &[]),
-            resent: sum("netring_syn_retransmits_total", &[]),
+            resent: metrics.sum("netring_syn_retransmits_total", &labels[..1]),
             failures: sum("netring_check_failures_total", &[]),
             timeouts: sum("netring_check_failures_total", &[("reason", "timeout")]),
             slow: successes - in_time.fold(0.0, f64::max),
