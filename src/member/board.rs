@@ -12,13 +12,14 @@
 //! It reads no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Wall;
-use crate::probe::schedule::{SkipReason, TargetId};
+use crate::probe::schedule::{ByTarget, SkipReason, TargetId};
 use crate::probe::stats::{Histogram, LAG_BOUNDS, OVERHEAD_BOUNDS, Tally};
 use crate::probe::{Check, CheckType, Failure, Target, Timings};
 use crate::wire::{InstanceId, Location};
@@ -118,7 +119,7 @@ pub struct Board {
     /// Where peers reach this member, once it has found out. A peer that leads back to it has no targets.
     pub own_address: Option<SocketAddr>,
     next_id: u64,
-    targets: HashMap<TargetId, Watched>,
+    targets: ByTarget<Watched>,
     /// The targets whose last sound probe failed.
     down: BTreeSet<TargetId>,
     /// In the order of location, then identity.
@@ -142,7 +143,7 @@ impl Board {
             registry: RegistrySight { up: false, roster_at: None },
             own_address: None,
             next_id: 1,
-            targets: HashMap::new(),
+            targets: ByTarget::default(),
             down: BTreeSet::new(),
             sights: BTreeMap::new(),
             tallies: Vec::new(),
@@ -157,7 +158,7 @@ impl Board {
     /// was there before keeps its identity and its state.
     pub fn follow(&mut self, peers: &Peers, endpoints: &[Arc<str>], now: Instant) -> Vec<Probing> {
         let mut before = mem::take(&mut self.sights);
-        let mut kept = HashMap::with_capacity(self.targets.len());
+        let mut kept = ByTarget::with_capacity_and_hasher(self.targets.len(), BuildHasherDefault::default());
         let mut probing = Vec::with_capacity(peers.len() * (1 + endpoints.len()));
         for (peer, registry_last_seen) in peers.iter() {
             let key = (peer.location.clone(), peer.instance_id.clone());

@@ -8,7 +8,6 @@
 //! Of what it is told only the latest counts, at once: probes in flight to targets that are gone are broken off and not
 //! reported. A report that was in the channel by then still comes; that ids are never used again makes it easy to know.
 
-use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
 use crate::host::links::Links;
-use crate::probe::schedule::{Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
+use crate::probe::schedule::{ByTarget, Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
 use crate::probe::{self, Failure, Lack, Limits, Outcome, Reason, Target};
 use crate::wire::InstanceId;
 
@@ -39,7 +38,7 @@ const GRAIN: Duration = Duration::from_millis(50);
 
 /// How long reports are gathered where they come one after the other: to wake their taker for each costs as much as a third of
 /// a probe. The first after a pause goes out at once.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(200);
 
 /// How many reports are gathered at most.
 const BATCH_MAX: usize = 256;
@@ -121,7 +120,7 @@ struct Orders {
 }
 
 /// What to probe, made ready by the teller so that the thread loses no time on it.
-type Plan = HashMap<TargetId, Planned>;
+type Plan = ByTarget<Planned>;
 
 #[derive(Debug, PartialEq)]
 struct Planned {
@@ -222,7 +221,7 @@ struct Loop {
     settings: Arc<Settings>,
     schedule: Schedule,
     probes: JoinSet<Probed>,
-    in_flight: HashMap<TargetId, InFlight>,
+    in_flight: ByTarget<InFlight>,
     /// When the thread wants to wake next.
     wake: Instant,
     /// For how long it has stood still since it began, in all.
@@ -286,7 +285,7 @@ impl Loop {
             schedule: Schedule::new(now, settings.interval, settings.max_in_flight),
             settings,
             probes: JoinSet::new(),
-            in_flight: HashMap::new(),
+            in_flight: ByTarget::default(),
             wake: now,
             lost: Duration::ZERO,
             links: Links::default(),

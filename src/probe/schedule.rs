@@ -15,6 +15,7 @@
 //! A turn costs the logarithm of the number of targets; a target costs about 150 bytes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use super::Check;
@@ -29,6 +30,30 @@ const FOLLOW_UPS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2
 /// Names a target. Given by whoever keeps the targets, and never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub u64);
+
+/// A table by target. Looking one up is most of what a turn costs beside its probe, and ids are counted upwards by ourselves: a
+/// multiplication spreads them as well as the standard library's hash, which guards against keys from outside.
+pub type ByTarget<V> = HashMap<TargetId, V, BuildHasherDefault<Spread>>;
+
+/// The hash of a [`TargetId`]: Knuth's multiplicative one, by the golden ratio.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// A target's place in the interval: a share of it, from none (0) to just not all of it (`u64::MAX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +170,7 @@ pub struct Schedule {
     in_flight: usize,
     /// The serial of the last turn handed out.
     serial: u64,
-    targets: HashMap<TargetId, Entry>,
+    targets: ByTarget<Entry>,
     /// Every target once, at the time its next turn of either sort is due.
     queue: BTreeSet<(Nanos, TargetId)>,
 }
@@ -203,7 +228,7 @@ impl Schedule {
             max_in_flight,
             in_flight: 0,
             serial: 0,
-            targets: HashMap::new(),
+            targets: ByTarget::default(),
             queue: BTreeSet::new(),
         }
     }
