@@ -14,6 +14,7 @@ mod command_line;
 mod crowd;
 mod life;
 mod load;
+mod registry;
 mod scrape;
 mod statistics;
 #[path = "../support/mod.rs"]
@@ -87,11 +88,15 @@ fn rows() -> Vec<Row<Bench>> {
     rows.extend(load::rows());
     rows.extend(accuracy::rows());
     rows.extend(scrape::rows());
+    rows.extend(registry::rows());
     rows.extend(life::rows());
     rows
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = registry::other_side() {
+        return code;
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some(program) = Bare::from_words(&words) {
         return program.run().map_or_else(|e| complain(1, &format!("{program:?}: {e}")), |()| ExitCode::SUCCESS);

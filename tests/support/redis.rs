@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::process::Process;
+use super::process::{Process, Usage};
 use super::wall_clock::WallClock;
 use super::{SOON, Scratch, eventually, installed, socket};
 
@@ -50,6 +50,12 @@ impl Redis {
 
     fn wait_ready(&self) {
         eventually(SOON, "Redis answers PING", || self.command(&["PING"]));
+    }
+
+    /// What it has used so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.process.usage()
     }
 
     /// Runs one command and gives back its answer as Redis prints it.

@@ -1,0 +1,282 @@
+//! The registry's rows: what a request costs it, what a ring of ten thousand costs it, and how fast news travels.
+//!
+//! Costs are counted in requests per second of the registry's processor time, user space and kernel together, which a busy
+//! machine moves less than the clock on the wall. The limit is [`bare`], asked the same by the same clients in turn.
+
+mod bare;
+mod load;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use netring::clock::monotonic;
+
+use self::bare::Bare;
+use self::load::{Ask, Job, Load};
+use crate::Bench;
+use crate::support::daemon::{Daemon, Registry};
+use crate::support::process::Usage;
+use crate::support::redis::Redis;
+use crate::table::{Figures, Goal, Row, Side, number};
+
+/// The connections over which requests are asked one after the other.
+const CONNECTIONS: usize = 64;
+
+/// The ring that is polled where the row does not say otherwise.
+const RING: usize = 500;
+
+/// The ring that is large.
+const LARGE: usize = 10_000;
+
+/// The rows, in the order of the table.
+pub fn rows() -> Vec<Row<Bench>> {
+    let least = |reach, stretch| Goal::AtLeast { reach, stretch };
+    let most = |reach, stretch| Goal::AtMost { reach, stretch };
+    let row = |name, what, unit, goal, measure| Row { name, what, unit, goal, measure };
+    vec![
+        row(
+            "registry-heartbeats",
+            "registry: heartbeats per CPU-second, embedded store",
+            "/CPU-s",
+            least(30_000.0, 60_000.0),
+            heartbeats,
+        ),
+        row(
+            "registry-heartbeats-redis",
+            "registry: heartbeats per CPU-second, store in Redis",
+            "/CPU-s",
+            least(15_000.0, 30_000.0),
+            heartbeats_in_redis,
+        ),
+        row(
+            "registry-unchanged",
+            "registry: GET /members, 500 members, unchanged (304), per CPU-second",
+            "/CPU-s",
+            least(20_000.0, 40_000.0),
+            unchanged,
+        ),
+        row(
+            "registry-full",
+            "registry: GET /members, 500 members, in full, per CPU-second",
+            "/CPU-s",
+            least(5_000.0, 10_000.0),
+            full,
+        ),
+        row(
+            "registry-ring-cpu",
+            "registry: 10,000 members heartbeating each 45 s and polling each 30 s, of a core",
+            "%",
+            most(5.0, 3.0),
+            large_ring_cpu,
+        ),
+        row(
+            "registry-ring-memory",
+            "registry: the same, resident memory",
+            "MB",
+            most(60.0, 40.0),
+            large_ring_memory,
+        ),
+        row(
+            "registry-news",
+            "registry: 10,000 long polls open, one member joins: last one told",
+            "s",
+            most(1.0, 0.3),
+            news,
+        ),
+        row(
+            "registry-growth",
+            "registry: cost of a request with 10,000 members, against 10",
+            "x",
+            most(2.0, 1.25),
+            growth_of_costs,
+        ),
+    ]
+}
+
+/// What this program is where a row has started it again; `None` where it is the benchmark itself.
+pub fn other_side() -> Option<ExitCode> {
+    match std::env::args().nth(1)?.as_str() {
+        load::WORD => Some(load::main()),
+        bare::WORD => Some(bare::main()),
+        _ => None,
+    }
+}
+
+/// A registry with this many members.
+fn ring(members: usize, redis: Option<SocketAddr>) -> Daemon {
+    let registry = Registry { redis, member_ttl: 3600, cleanup_interval: 60, ..Registry::new() }.start();
+    let _ = load::run(registry.server, &Job::Fill { members });
+    let listed = registry.get("/members").json()["members"].as_array().map_or(0, Vec::len);
+    assert_eq!(listed, members, "all that were registered are listed");
+    registry
+}
+
+/// The entity tag of its roster.
+fn tag(registry: &Daemon) -> String {
+    registry.get("/members").header("etag").expect("a roster has an entity tag").to_owned()
+}
+
+/// How often `ask` is answered per second of processor time, over one round.
+fn rate(bench: &Bench, server: SocketAddr, usage: impl Fn() -> Usage, ask: &Ask, fresh: bool) -> f64 {
+    let seconds = if bench.short { 0.7 } else { 2.0 };
+    let job = Job::Closed { connections: CONNECTIONS, fresh, seconds, ask: ask.clone() };
+    let before = usage().cpu;
+    let report = load::run(server, &job);
+    report.answers as f64 / (usage().cpu - before).as_secs_f64()
+}
+
+/// The row of one request: the registry and the bare server in turn, on kept connections and on fresh ones.
+fn against_bare(bench: &Bench, registry: &Daemon, ask: &Ask, bytes: usize) -> Figures {
+    let bare = Bare::start(bytes);
+    let rounds = if bench.short { 1 } else { 5 };
+    let mut rates: [Vec<f64>; 4] = Default::default();
+    for _ in 0..rounds {
+        for (fresh, at) in [(false, 0), (true, 2)] {
+            rates[at].push(rate(bench, registry.server, || registry.usage(), ask, fresh));
+            rates[at + 1].push(rate(bench, bare.server, || bare.usage(), ask, fresh));
+        }
+    }
+    let [ours, limit, ours_fresh, limit_fresh] = rates.map(median);
+    let detail = format!(
+        "{CONNECTIONS} kept connections; with a fresh connection for each request {}, the bare server {}; median of {rounds}",
+        number(ours_fresh),
+        number(limit_fresh)
+    );
+    Figures { ours, detail, peer: None, limit: Some(Side { name: "bare hyper", value: limit, unit: "/CPU-s" }) }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn heartbeats(bench: &Bench) -> Figures {
+    against_bare(bench, &ring(RING, None), &Ask::Heartbeat { members: RING }, r#"{"status":"ok"}"#.len())
+}
+
+fn heartbeats_in_redis(bench: &Bench) -> Figures {
+    let Some(redis) = Redis::start() else {
+        let detail = "redis-server is not installed".into();
+        return Figures { ours: f64::NAN, detail, peer: None, limit: None };
+    };
+    let registry = ring(RING, Some(redis.server));
+    let before = (registry.usage().cpu, redis.usage().cpu);
+    let figures = against_bare(bench, &registry, &Ask::Heartbeat { members: RING }, r#"{"status":"ok"}"#.len());
+    let share = (redis.usage().cpu - before.1).as_secs_f64() / (registry.usage().cpu - before.0).as_secs_f64();
+    let detail = format!("{}; Redis itself used {} of the registry's processor time", figures.detail, number(share));
+    Figures { detail, ..figures }
+}
+
+fn unchanged(bench: &Bench) -> Figures {
+    let registry = ring(RING, None);
+    let tag = Some(tag(&registry));
+    against_bare(bench, &registry, &Ask::Members { tag }, 0)
+}
+
+fn full(bench: &Bench) -> Figures {
+    let registry = ring(RING, None);
+    let bytes = registry.get("/members").body.len();
+    let figures = against_bare(bench, &registry, &Ask::Members { tag: None }, bytes);
+    Figures { detail: format!("{} bytes each; {}", number(bytes as f64), figures.detail), ..figures }
+}
+
+/// What a ring of ten thousand costs: measured once for two rows.
+fn large_ring(bench: &Bench) -> &'static Usage {
+    static USED: OnceLock<Usage> = OnceLock::new();
+    USED.get_or_init(|| {
+        let registry = ring(LARGE, None);
+        let seconds = if bench.short { 15.0 } else { 60.0 };
+        let (before, began) = (registry.usage(), monotonic());
+        let load = Load::start(registry.server, &Job::Paced { members: LARGE, seconds, tag: tag(&registry) });
+        // Its end would be that of the last connection, which the registry closes late.
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        let (after, took) = (registry.usage(), monotonic() - began);
+        let _ = load.report();
+        let share = (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
+        Usage { cpu: Duration::from_secs_f64(share), resident: after.resident }
+    })
+}
+
+fn large_ring_detail(bench: &Bench) -> String {
+    let seconds = if bench.short { 15 } else { 60 };
+    format!("each request on a fresh connection, left to the registry to close as members do; over {seconds} s")
+}
+
+fn large_ring_cpu(bench: &Bench) -> Figures {
+    let ours = large_ring(bench).cpu.as_secs_f64() * 100.0;
+    Figures { ours, detail: large_ring_detail(bench), peer: None, limit: None }
+}
+
+fn large_ring_memory(bench: &Bench) -> Figures {
+    let ours = large_ring(bench).resident as f64 / 1e6;
+    Figures { ours, detail: large_ring_detail(bench), peer: None, limit: None }
+}
+
+fn news(bench: &Bench) -> Figures {
+    const POLLS: usize = 10_000;
+    let rounds = if bench.short { 1 } else { 3 };
+    let members: usize = std::env::var("RING_SIZE").ok().and_then(|v| v.parse().ok()).unwrap_or(10);
+    let registry = ring(members, None);
+    let idle = registry.usage().resident;
+    let (mut lasts, mut medians, mut each, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        let job = Job::Polls { polls: POLLS, tag: tag(&registry), joins: members + round };
+        let mut load = Load::start(registry.server, &job);
+        load.wait_waiting();
+        registry.wait_for_value("netring_registry_polls_waiting", &[], POLLS as f64);
+        each.push((registry.usage().resident - idle) as f64 / POLLS as f64 / 1024.0);
+        load.go_on();
+        let report = load.report();
+        assert_eq!(report.answers, POLLS as u64, "everyone is told");
+        lasts.push(report.last);
+        medians.push(report.median);
+        bytes = report.bytes / report.answers;
+    }
+    let detail = format!(
+        "a ring of {members}, so {} bytes each; half are told after {} s; a waiting poll costs {} KiB of memory; median of \
+         {rounds}",
+        number(bytes as f64),
+        number(median(medians)),
+        number(each[0]),
+    );
+    Figures { ours: median(lasts), detail, peer: None, limit: None }
+}
+
+/// What a request costs in a ring of some size, in microseconds of processor time.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// How many members the ring has.
+    pub members: usize,
+    /// Of a heartbeat.
+    pub heartbeat: f64,
+    /// Of a poll that nothing has changed for.
+    pub poll: f64,
+}
+
+/// How the costs of requests grow with the ring.
+pub fn growth(bench: &Bench) -> Vec<Cost> {
+    let rounds = if bench.short { 1 } else { 3 };
+    let cost = |members| {
+        let registry = ring(members, None);
+        let tag = Some(tag(&registry));
+        let cost = |ask| {
+            1e6 / median((0..rounds).map(|_| rate(bench, registry.server, || registry.usage(), &ask, false)).collect())
+        };
+        Cost { members, heartbeat: cost(Ask::Heartbeat { members }), poll: cost(Ask::Members { tag }) }
+    };
+    [10, 100, 1_000, LARGE].map(cost).to_vec()
+}
+
+fn growth_of_costs(bench: &Bench) -> Figures {
+    let costs = growth(bench);
+    let mut detail = "microseconds of a heartbeat and of an unchanged poll".to_owned();
+    for Cost { members, heartbeat, poll } in &costs {
+        let _ = write!(detail, "; {members} members {} and {}", number(*heartbeat), number(*poll));
+    }
+    let (small, large) = (costs[0], costs[costs.len() - 1]);
+    let ours = (large.heartbeat / small.heartbeat).max(large.poll / small.poll);
+    Figures { ours, detail, peer: None, limit: None }
+}
