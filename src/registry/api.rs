@@ -139,9 +139,7 @@ impl Api {
             json_response(self.directory.listing(&view).await)
         };
         let headers = response.headers_mut();
-        // Weak: the same roster may differ in last_seen.
-        let tag = HeaderValue::try_from(format!("W/\"{}\"", view.tag)).expect("digits and a dash are a header value");
-        headers.insert(ETAG, tag);
+        headers.insert(ETAG, view.etag.clone());
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         if let Some(age) = self.directory.stale() {
             headers.insert(STALE_HEADER, age.as_secs().into());
@@ -230,14 +228,13 @@ pub fn routes(
     limits: &serve::Limits,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + use<> {
     let exporter = Arc::clone(&api.exporter);
-    let waits = warp::query().map(|query: Vec<(String, String)>| matches!(wait(&query), Ok(Some(_))));
-    let waits = waits.or(warp::any().map(|| false)).unify();
-    let answered = reading(api).or(writing(api, limits)).unify().recover(serve::recover).unify();
-    warp::any().map(clock::monotonic).and(warp::path::full()).and(waits).and(answered).map(
-        move |began, path: FullPath, waits: bool, response: Response| {
+    let answered = writing(api, limits).or(reading(api)).unify().recover(serve::recover).unify();
+    warp::any().map(clock::monotonic).and(warp::path::full()).and(answered).map(
+        move |began, path: FullPath, response: Response| {
             let route = ROUTES.into_iter().find(|route| *route == path.as_str()).unwrap_or("other");
             let took = clock::monotonic().saturating_duration_since(began);
-            exporter.request(route, response.status().as_u16(), (!waits).then_some(took));
+            let waited = response.extensions().get::<serve::Waited>().is_some();
+            exporter.request(route, response.status().as_u16(), (!waited).then_some(took));
             response
         },
     )
@@ -251,7 +248,14 @@ fn reading(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         .and(with_api.clone())
         .and(warp::query())
         .and(warp::header::optional(IF_NONE_MATCH.as_str()))
-        .then(|api: Arc<Api>, query, known| async move { either(api.members(query, known).await) });
+        .then(|api: Arc<Api>, query: Vec<_>, known| async move {
+            let waits = matches!(wait(&query), Ok(Some(_)));
+            let mut response = either(api.members(query, known).await);
+            if waits {
+                let _ = response.extensions_mut().insert(serve::Waited);
+            }
+            response
+        });
     let health = warp::path!("health")
         .and(serve::get())
         .and(with_api.clone())
@@ -265,7 +269,7 @@ fn reading(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         .and(with_api)
         .and(warp::header::optional(ACCEPT_ENCODING.as_str()))
         .map(|api: Arc<Api>, accepted: Option<String>| api.metrics(accepted.as_deref()));
-    page.or(members).unify().or(health).unify().or(targets).unify().or(metrics).unify().boxed()
+    members.or(page).unify().or(health).unify().or(targets).unify().or(metrics).unify().boxed()
 }
 
 fn writing(api: &Arc<Api>, limits: &serve::Limits) -> BoxedFilter<(Response,)> {
@@ -280,7 +284,7 @@ fn writing(api: &Arc<Api>, limits: &serve::Limits) -> BoxedFilter<(Response,)> {
     let deregister = warp::path!("deregister")
         .and(posted)
         .then(|api: Arc<Api>, body: Bytes| async move { either(api.deregister(&body).await) });
-    register.or(heartbeat).unify().or(deregister).unify().boxed()
+    heartbeat.or(register).unify().or(deregister).unify().boxed()
 }
 
 fn with(api: &Arc<Api>) -> impl Filter<Extract = (Arc<Api>,), Error = Infallible> + Clone + use<> {

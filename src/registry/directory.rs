@@ -9,13 +9,14 @@
 //! once, without asking; the task's next question is the only one, and its first answer ends the outage. An outage is logged
 //! when it begins and when it ends.
 
-use std::collections::{BTreeMap, hash_map::DefaultHasher};
+use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -24,7 +25,7 @@ use super::roster::{Admission, Candidate};
 use super::store::{Followed, Limits, Mark, Store, StoreError};
 use crate::clock;
 use crate::host::vitals::Pulse;
-use crate::wire::{InstanceId, Member, Members};
+use crate::wire::{InstanceId, Location, Member, Members};
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,10 @@ pub struct View {
     /// The entity tag, without the quotes: revision and hash of the content, so that neither a registry that lost its
     /// memory nor a Redis restored from an old copy can take a new roster for a known one.
     pub tag: String,
+    /// The same as a header. Weak: the same roster may differ in `last_seen`.
+    pub etag: HeaderValue,
+    /// How many members there are at each location.
+    pub locations: Vec<(Location, usize)>,
 }
 
 impl View {
@@ -54,7 +59,11 @@ impl View {
         for Member { instance_id, location, ip, port, last_seen: _, registered_at, status: () } in &members {
             (instance_id, location, ip, port, registered_at).hash(&mut hasher);
         }
-        Self { tag: format!("{}-{:016x}", mark.revision, hasher.finish()), mark, members }
+        let tag = format!("{}-{:016x}", mark.revision, hasher.finish());
+        let locations = members.chunk_by(|a, b| a.location == b.location);
+        let locations = locations.map(|there| (there[0].location.clone(), there.len())).collect();
+        let etag = HeaderValue::try_from(format!("W/\"{tag}\"")).expect("digits and a dash are a header value");
+        Self { mark, members, tag, etag, locations }
     }
 
     /// The number of joins, leaves and moves that led here.
@@ -67,16 +76,6 @@ impl View {
     fn out_of_reach(&self) -> Option<&Member> {
         let beyond = self.members.iter().any(|member| !member.ip.is_loopback());
         self.members.iter().find(|member| beyond && member.ip.is_loopback())
-    }
-
-    /// How many members there are at each location.
-    #[must_use]
-    pub fn locations(&self) -> BTreeMap<&str, usize> {
-        let mut locations = BTreeMap::new();
-        for member in &self.members {
-            *locations.entry(member.location.as_str()).or_default() += 1;
-        }
-        locations
     }
 }
 

@@ -149,8 +149,8 @@ impl Exporter {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.reset();
         if let Some(view) = view {
-            for (location, count) in view.locations() {
-                members.with_label_values(&[location]).set(count as i64);
+            for (location, count) in &view.locations {
+                members.with_label_values(&[location.as_str()]).set(*count as i64);
             }
             self.revision.set(i64::try_from(view.revision()).unwrap_or(i64::MAX));
         }

@@ -180,7 +180,7 @@ impl Running {
         let roster = self.directory.latest().map_or_else(
             || "roster not known yet".to_owned(),
             |view| {
-                let (members, locations) = (view.members.len(), view.locations().len());
+                let (members, locations) = (view.members.len(), view.locations.len());
                 let plural = |count: usize| if count == 1 { "" } else { "s" };
                 format!("{members} member{} at {locations} location{}", plural(members), plural(locations))
             },

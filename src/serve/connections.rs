@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 /// All open connections of one listener.
 pub(super) struct Connections {
     cap: usize,
+    idle: usize,
     table: Mutex<Table>,
     changed: Notify,
 }
@@ -49,8 +50,9 @@ pub(super) struct Slot {
 }
 
 impl Connections {
-    pub(super) fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { cap: cap.max(1), table: Mutex::default(), changed: Notify::new() })
+    /// At most `cap` open at once; with `idle` of them waiting it is crowded.
+    pub(super) fn new(cap: usize, idle: usize) -> Arc<Self> {
+        Arc::new(Self { cap: cap.max(1), idle, table: Mutex::default(), changed: Notify::new() })
     }
 
     /// A place for one more connection. At the cap it evicts, and where all are being served it waits.
@@ -168,6 +170,11 @@ impl Slot {
         self.connections.changed.notify_one();
     }
 
+    /// Whether so many connections wait already that one more is not worth its memory.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.connections.table().waiting.len() >= self.connections.idle
+    }
+
     /// Whether a handler works for it.
     pub(super) fn is_serving(&self) -> bool {
         self.connections.table().open.get(&self.id).is_some_and(|entry| entry.phase == Phase::Serving)
@@ -191,7 +198,7 @@ mod tests {
     use super::*;
 
     fn full(cap: usize) -> (Arc<Connections>, Vec<Slot>) {
-        let connections = Connections::new(cap);
+        let connections = Connections::new(cap, cap);
         let slots = (0..cap).map(|_| connections.try_admit().unwrap()).collect();
         (connections, slots)
     }

@@ -4,6 +4,7 @@
 //! draining. [`run`] promises, for HTTP/1.1 on one listener:
 //!
 //! * a cap on connections; at the cap the one that has been the client's turn the longest is closed for the next;
+//! * a cap on idle connections, beyond which an answer ends its own, where the client is not about to come back ([`Waited`]);
 //! * a time limit on a request's head, on its body ([`body()`]) and on reading the answer, and none on the handler itself,
 //!   so that a long poll may take its minute;
 //! * a size limit on head and body;
@@ -31,13 +32,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
@@ -75,6 +78,9 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct Limits {
     /// How many connections may be open at once; at least 1. Requests whose handlers wait (long polls) hold theirs.
     pub connections: usize,
+    /// How many connections may wait for their clients before each answer ends its connection: more than clients that come
+    /// back at once need, and few enough to cost little memory.
+    pub idle: usize,
     /// How long a connection may take to send a request's head, counted from its opening or from the last answer; so it is
     /// also how long a kept-alive connection may be idle.
     pub head_time: Duration,
@@ -92,6 +98,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            idle: 1024,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(10),
             body_bytes: 64 * 1024,
@@ -107,6 +114,11 @@ pub struct Peer {
     /// The client's address; an IPv4 client of a dual-stack listener has its IPv4 address here.
     pub address: SocketAddr,
 }
+
+/// In the extensions of an answer: the handler let the client wait. Such a client comes back at once, so its connection is
+/// kept however many others there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited;
 
 /// How the requests in flight at `stop` ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,8 +164,11 @@ where
     F: Filter<Error = Infallible> + Clone + Send + Sync + 'static,
     F::Extract: Reply,
 {
+    // Accepted connections inherit it. Answers are written whole; waiting for the client's ACK would only delay the last
+    // segment. Failure costs 40 ms.
+    let _ = SockRef::from(&listener).set_tcp_nodelay(true);
     let listener = TcpListener::from_std(listener).expect("a runtime with its I/O driver on");
-    let connections = Connections::new(limits.connections);
+    let connections = Connections::new(limits.connections, limits.idle);
     let shared = Arc::new(Shared {
         service: TowerToHyperService::new(warp::service(routes)),
         limits,
@@ -236,8 +251,6 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    // Answers are written whole; waiting for the client's ACK would only delay the last segment. Failure costs 40 ms.
-    let _ = stream.set_nodelay(true);
     let mut stage = shared.stage.subscribe();
     let stream = Patient::new(stream, shared.limits.write_time);
     let unflushed = stream.unflushed();
@@ -278,11 +291,21 @@ where
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
-        let mut unread = [0; 4096];
-        while stream.read(&mut unread).await? > 0 {}
-        io::Result::Ok(())
+        loop {
+            stream.readable().await?;
+            match discard(&stream) {
+                Ok(0) => return io::Result::Ok(()),
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                _ => {}
+            }
+        }
     };
     let _ = timeout(LINGER, rest).await;
+}
+
+/// Reads what there is. Apart from [`linger`], so that the buffer is no part of what every connection keeps.
+fn discard(stream: &TcpStream) -> io::Result<usize> {
+    stream.try_read(&mut [0; 4096])
 }
 
 /// One request; a panic in its handler becomes a 500.
@@ -309,7 +332,11 @@ where
             Ok(error(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled; the log says why")).into()
         })
     });
-    let response = response.await;
+    let Ok(mut response) = response.await;
+    // A ring whose members come every half minute would fill the memory with connections that nobody uses again.
+    if slot.is_crowded() && response.extensions().get::<Waited>().is_none() {
+        let _ = response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     slot.wait();
-    response
+    Ok(response)
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -52,7 +53,12 @@ fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
     let echo = warp::path!("echo").and(post()).and(body(&limits)).map(|body: Bytes| body.to_vec());
     let large = warp::path!("large").map(|| vec![b'x'; 32 << 20]);
     let panic = warp::path!("panic").map(|| -> &'static str { panic!("a handler that panics, on purpose") });
-    let routes = ok.or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
+    let waited = warp::path!("waited").map(|| {
+        let mut response = "waited".into_response();
+        let _ = response.extensions_mut().insert(Waited);
+        response
+    });
+    let routes = ok.or(waited).or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
 
     let listener = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
     let address = listener.local_addr().unwrap();
@@ -261,6 +267,25 @@ async fn two_thousand_idle_clients_do_not_shut_out_another() {
         assert!(server.get("/ok").await.ends_with("ok"));
         assert!(clock::monotonic() - start < Duration::from_secs(1), "{:?}", clock::monotonic() - start);
     }
+}
+
+#[tokio::test]
+async fn beyond_the_cap_on_idle_connections_an_answer_ends_its_own_unless_the_client_had_to_wait() {
+    let server = start(Limits { idle: 2, ..limits() });
+    let mut idle = [server.connect().await, server.connect().await];
+    for client in &mut idle {
+        client.write_all(b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let answer = read_until(client, "ok", 1).await;
+        assert!(!answer.contains("connection: close"), "there is room: {answer}");
+    }
+    let mut other = server.connect().await;
+    other.write_all(b"GET /waited HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = read_until(&mut other, "\r\n\r\nwaited", 1).await;
+    assert!(!answer.contains("connection: close"), "{answer}");
+    other.write_all(b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = rest(&mut other).await;
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("ok"), "{answer}");
+    drop(idle);
 }
 
 #[tokio::test]

@@ -72,13 +72,7 @@ pub fn rows() -> Vec<Row<Bench>> {
             most(5.0, 3.0),
             large_ring_cpu,
         ),
-        row(
-            "registry-ring-memory",
-            "registry: the same, resident memory",
-            "MB",
-            most(60.0, 40.0),
-            large_ring_memory,
-        ),
+        row("registry-ring-memory", "registry: the same, resident memory", "MB", most(60.0, 40.0), large_ring_memory),
         row(
             "registry-news",
             "registry: 10,000 long polls open, one member joins: last one told",

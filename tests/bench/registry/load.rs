@@ -325,9 +325,7 @@ fn registration(n: usize) -> Vec<u8> {
     let id = member_id(n);
     post(
         "/register",
-        &format!(
-            "{{\"instance_id\":\"{id}\",\"location\":\"site-{location}\",\"ip\":\"10.1.{a}.{b}\",\"port\":8756}}"
-        ),
+        &format!("{{\"instance_id\":\"{id}\",\"location\":\"site-{location}\",\"ip\":\"10.1.{a}.{b}\",\"port\":8756}}"),
         false,
     )
 }
