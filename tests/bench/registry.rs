@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use netring::clock::monotonic;
 
-use self::bare::Bare;
+use self::bare::{Answers, Bare};
 use self::load::{Ask, Job, Load};
 use crate::Bench;
 use crate::support::daemon::{Daemon, Registry};
@@ -30,6 +30,9 @@ const RING: usize = 500;
 
 /// The ring that is large.
 const LARGE: usize = 10_000;
+
+/// What a heartbeat is answered.
+const OK: &str = r#"{"status":"ok"}"#;
 
 /// The rows, in the order of the table.
 pub fn rows() -> Vec<Row<Bench>> {
@@ -124,7 +127,7 @@ fn rate(bench: &Bench, server: SocketAddr, usage: impl Fn() -> Usage, ask: &Ask,
 
 /// The row of one request: the registry and the bare server in turn, on kept connections and on fresh ones.
 fn against_bare(bench: &Bench, registry: &Daemon, ask: &Ask, bytes: usize) -> Figures {
-    let bare = Bare::start(bytes);
+    let bare = Bare::start(Answers { bytes, close: false });
     let rounds = if bench.short { 1 } else { 5 };
     let mut rates: [Vec<f64>; 4] = Default::default();
     for _ in 0..rounds {
@@ -148,7 +151,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn heartbeats(bench: &Bench) -> Figures {
-    against_bare(bench, &ring(RING, None), &Ask::Heartbeat { members: RING }, r#"{"status":"ok"}"#.len())
+    against_bare(bench, &ring(RING, None), &Ask::Heartbeat { members: RING }, OK.len())
 }
 
 fn heartbeats_in_redis(bench: &Bench) -> Figures {
@@ -158,7 +161,7 @@ fn heartbeats_in_redis(bench: &Bench) -> Figures {
     };
     let registry = ring(RING, Some(redis.server));
     let before = (registry.usage().cpu, redis.usage().cpu);
-    let figures = against_bare(bench, &registry, &Ask::Heartbeat { members: RING }, r#"{"status":"ok"}"#.len());
+    let figures = against_bare(bench, &registry, &Ask::Heartbeat { members: RING }, OK.len());
     let share = (redis.usage().cpu - before.1).as_secs_f64() / (registry.usage().cpu - before.0).as_secs_f64();
     let detail = format!("{}; Redis itself used {} of the registry's processor time", figures.detail, number(share));
     Figures { detail, ..figures }
@@ -177,66 +180,91 @@ fn full(bench: &Bench) -> Figures {
     Figures { detail: format!("{} bytes each; {}", number(bytes as f64), figures.detail), ..figures }
 }
 
-/// What a ring of ten thousand costs: measured once for two rows.
-fn large_ring(bench: &Bench) -> &'static Usage {
-    static USED: OnceLock<Usage> = OnceLock::new();
-    USED.get_or_init(|| {
-        let registry = ring(LARGE, None);
+/// What a ring of ten thousand costs the registry and the bare server, as shares of a core and bytes.
+#[derive(Clone, Copy, Debug)]
+struct LargeRing {
+    seconds: f64,
+    ours: (f64, u64),
+    bare: (f64, u64),
+}
+
+/// Measured once for two rows.
+fn large_ring(bench: &Bench) -> &'static LargeRing {
+    static MEASURED: OnceLock<LargeRing> = OnceLock::new();
+    MEASURED.get_or_init(|| {
         let seconds = if bench.short { 15.0 } else { 60.0 };
-        let (before, began) = (registry.usage(), monotonic());
-        let load = Load::start(registry.server, &Job::Paced { members: LARGE, seconds, tag: tag(&registry) });
-        // Its end would be that of the last connection, which the registry closes late.
-        std::thread::sleep(Duration::from_secs_f64(seconds));
-        let (after, took) = (registry.usage(), monotonic() - began);
-        let _ = load.report();
-        let share = (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
-        Usage { cpu: Duration::from_secs_f64(share), resident: after.resident }
+        let registry = ring(LARGE, None);
+        let ours = paced(registry.server, || registry.usage(), tag(&registry), seconds);
+        drop(registry);
+        // The least that can be done: close at once.
+        let bare = Bare::start(Answers { bytes: OK.len(), close: true });
+        let bare = paced(bare.server, || bare.usage(), "\"1\"".into(), seconds / 2.0);
+        LargeRing { seconds, ours, bare }
     })
 }
 
-fn large_ring_detail(bench: &Bench) -> String {
-    let seconds = if bench.short { 15 } else { 60 };
-    format!("each request on a fresh connection, left to the registry to close as members do; over {seconds} s")
+/// The share of a core that a large ring costs, and the memory at its end.
+fn paced(server: SocketAddr, usage: impl Fn() -> Usage, tag: String, seconds: f64) -> (f64, u64) {
+    let (before, began) = (usage(), monotonic());
+    let load = Load::start(server, &Job::Paced { members: LARGE, seconds, tag });
+    // Its end is that of the last connection, which the server may close late.
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    let (after, took) = (usage(), monotonic() - began);
+    let _ = load.report();
+    ((after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64(), after.resident)
+}
+
+fn large_ring_detail(LargeRing { seconds, .. }: &LargeRing) -> String {
+    format!("each request on a fresh connection, which the server ends; evenly in time, for {} s", number(*seconds))
 }
 
 fn large_ring_cpu(bench: &Bench) -> Figures {
-    let ours = large_ring(bench).cpu.as_secs_f64() * 100.0;
-    Figures { ours, detail: large_ring_detail(bench), peer: None, limit: None }
+    let ring = large_ring(bench);
+    let limit = Side { name: "bare hyper", value: ring.bare.0 * 100.0, unit: "%" };
+    Figures { ours: ring.ours.0 * 100.0, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
 }
 
 fn large_ring_memory(bench: &Bench) -> Figures {
-    let ours = large_ring(bench).resident as f64 / 1e6;
-    Figures { ours, detail: large_ring_detail(bench), peer: None, limit: None }
+    let ring = large_ring(bench);
+    let limit = Side { name: "bare hyper without a roster", value: ring.bare.1 as f64 / 1e6, unit: "MB" };
+    Figures { ours: ring.ours.1 as f64 / 1e6, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
 }
 
 fn news(bench: &Bench) -> Figures {
     const POLLS: usize = 10_000;
+    const MEMBERS: usize = 10;
     let rounds = if bench.short { 1 } else { 3 };
-    let members: usize = std::env::var("RING_SIZE").ok().and_then(|v| v.parse().ok()).unwrap_or(10);
-    let registry = ring(members, None);
+    let registry = ring(MEMBERS, None);
+    let bytes = registry.get("/members").body.len();
+    let bare = Bare::start(Answers { bytes, close: false });
     let idle = registry.usage().resident;
-    let (mut lasts, mut medians, mut each, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for round in 0..rounds {
-        let job = Job::Polls { polls: POLLS, tag: tag(&registry), joins: members + round };
-        let mut load = Load::start(registry.server, &job);
+    let told = |server, tag, joins, waiting: &mut dyn FnMut()| {
+        let mut load = Load::start(server, &Job::Polls { polls: POLLS, tag, joins });
         load.wait_waiting();
-        registry.wait_for_value("netring_registry_polls_waiting", &[], POLLS as f64);
-        each.push((registry.usage().resident - idle) as f64 / POLLS as f64 / 1024.0);
+        waiting();
         load.go_on();
         let report = load.report();
         assert_eq!(report.answers, POLLS as u64, "everyone is told");
+        report
+    };
+    let (mut lasts, mut halves, mut limits, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let report = told(registry.server, tag(&registry), MEMBERS + round, &mut || {
+            registry.wait_for_value("netring_registry_polls_waiting", &[], POLLS as f64);
+            memory.push((registry.usage().resident - idle) as f64 / POLLS as f64 / 1024.0);
+        });
         lasts.push(report.last);
-        medians.push(report.median);
-        bytes = report.bytes / report.answers;
+        halves.push(report.median);
+        limits.push(told(bare.server, "\"1\"".into(), 0, &mut || bare.wait_for_polls(POLLS)).last);
     }
     let detail = format!(
-        "a ring of {members}, so {} bytes each; half are told after {} s; a waiting poll costs {} KiB of memory; median of \
-         {rounds}",
+        "a roster of {} bytes; half are told after {} s; a waiting poll costs {} KiB of memory; median of {rounds}",
         number(bytes as f64),
-        number(median(medians)),
-        number(each[0]),
+        number(median(halves)),
+        number(memory[0]),
     );
-    Figures { ours: median(lasts), detail, peer: None, limit: None }
+    let limit = Side { name: "bare hyper", value: median(limits), unit: "s" };
+    Figures { ours: median(lasts), detail, peer: None, limit: Some(limit) }
 }
 
 /// What a request costs in a ring of some size, in microseconds of processor time.
