@@ -42,14 +42,18 @@ impl Health {
     /// The probe thread woke `lost` later than it wanted to, at `until`.
     pub fn stood_still(&mut self, lost: Duration, until: Instant) {
         self.lost += lost;
+        if lost >= STANDSTILL_MAX {
+            // Told for itself: with the next short one it would be told again, as another thing than it was.
+            self.standstills.clear();
+            self.trouble = Some((until, format!("the process stood still for {lost:.1?}")));
+            return;
+        }
         self.standstills.push_back((until, lost));
         while self.standstills.front().is_some_and(|(at, _)| until.saturating_duration_since(*at) > WINDOW) {
             self.standstills.pop_front();
         }
         let lately: Duration = self.standstills.iter().map(|(_, lost)| *lost).sum();
-        if lost >= STANDSTILL_MAX {
-            self.trouble = Some((until, format!("the process stood still for {lost:.1?}")));
-        } else if lately >= STANDSTILL_MAX {
+        if lately >= STANDSTILL_MAX {
             let why = format!("starved of processor time: it stood still for {lately:.1?} of the last {WINDOW:?}");
             self.trouble = Some((until, why));
         }
@@ -131,6 +135,16 @@ mod tests {
         let why = health.unwell(start + Duration::from_secs(102), INTERVAL).unwrap();
         assert_eq!(why, "starved of processor time: it stood still for 1.9s of the last 10s");
         assert!(health.standstills.len() <= 20);
+    }
+
+    #[test]
+    fn a_long_stop_is_not_told_again_with_the_next_short_one() {
+        let start = clock::monotonic();
+        let mut health = Health::default();
+        health.stood_still(ms(9_900), start);
+        health.stood_still(ms(60), start + ms(5_000));
+        assert_eq!(health.unwell(start + TOLD_FOR, INTERVAL), Some("the process stood still for 9.9s"));
+        assert_eq!(health.unwell(start + TOLD_FOR + ms(1), INTERVAL), None);
     }
 
     #[test]
