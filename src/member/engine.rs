@@ -53,9 +53,10 @@
 //! while probes are in flight: what it wakes late by, it stood still (`netring_standstill_seconds_total`).
 //!
 //! Such failures have the kind `local`. They are counted, and move no state: after two intervals without a word the target is
-//! unknown. A success stands whatever happened meanwhile, since the peer has answered, but its times are left out. Where such
-//! trouble is more than one target's, [`Health`](super::health::Health) calls the member itself unwell: `netring_local_health`
-//! is 0, and `/health`, the status line and the log say why.
+//! unknown. A success stands whatever happened meanwhile, since the peer has answered, but its times are left out. So does a
+//! refusal, and without a carrier every other answer too. Where such trouble is more than one target's,
+//! [`Health`](super::health::Health) calls the member itself unwell: `netring_local_health` is 0, and `/health`, the status
+//! line and the log say why.
 //!
 //! # Snapshot and page
 //!

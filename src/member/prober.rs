@@ -222,7 +222,7 @@ struct Loop {
     schedule: Schedule,
     probes: JoinSet<Probed>,
     in_flight: ByTarget<InFlight>,
-    /// When the thread wants to wake next.
+    /// When the thread wants to wake next; while it is awake, when it last looked at the clock.
     wake: Instant,
     /// For how long it has stood still since it began, in all.
     lost: Duration,
@@ -307,7 +307,10 @@ impl Loop {
                 tokio::select! {
                     biased;
                     changed = self.told.changed() => match changed {
-                        Ok(()) => self.follow_orders(),
+                        Ok(()) => {
+                            self.look_at_the_clock();
+                            self.follow_orders();
+                        }
                         Err(_) => break,
                     },
                     Some(ended) = self.probes.join_next() => {
@@ -326,8 +329,9 @@ impl Loop {
 
     /// Decides when to look at the schedule next, whatever happens.
     fn set_wake(&mut self) {
-        let idle = if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
-        let idle = clock::monotonic() + idle;
+        // Once more, because the thread can be stopped while it is awake, too.
+        self.look_at_the_clock();
+        let idle = self.wake + if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
         self.wake = [self.schedule.next_due(), self.outbox.due()].into_iter().flatten().fold(idle, Instant::min);
     }
 
@@ -339,6 +343,7 @@ impl Loop {
             self.lost += lost;
             self.outbox.put(Report::StoodStill { lost, until: now });
         }
+        self.wake = now;
     }
 
     fn start_what_is_due(&mut self) {
@@ -391,18 +396,21 @@ impl Loop {
 
     /// Takes back what an outcome says of the peer where this host is the likelier cause: the thread stood still for `lost`
     /// while the probe ran, or the interface that it went out by has no network behind it. A success stands: the peer has
-    /// answered.
+    /// answered. So does a refusal, and as to the interface every other answer; as to the time it may be a peer's word that it
+    /// was kept waiting.
     fn qualify(&mut self, outcome: &mut Outcome, lost: Option<Duration>, started: Instant, ended: Instant) {
         match (&mut outcome.result, lost) {
             (Ok(timings), lost) => timings.disturbed = lost.is_some(),
             (Err(failure), _) if failure.reason.is_local() => {}
+            // The peer's host has answered the SYN, which takes nothing of this process.
+            (Err(failure), _) if failure.reason == Reason::Refused => {}
             (Err(failure), Some(lost)) => {
                 failure.reason = Reason::Local(Lack::Time);
                 failure.detail = format!("this process stood still for {lost:.1?} meanwhile; {}", failure.detail);
             }
             (Err(failure), None) => {
                 if let Some(source) = outcome.source
-                    && failure.reason != Reason::Refused
+                    && !matches!(failure.reason, Reason::Status | Reason::Body)
                     && self.links.was_cut_off(source, started, ended)
                 {
                     failure.reason = Reason::Local(Lack::Way);

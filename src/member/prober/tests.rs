@@ -303,14 +303,17 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     assert!(lag > Duration::ZERO && lag <= interval / 50, "{lag:?}");
 }
 
+/// A loop with nothing to do, of which one probe may be in flight at once, and who orders it.
+fn idle(sender: mpsc::Sender<Vec<Report>>) -> (watch::Sender<Orders>, Loop) {
+    let settings = Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) };
+    let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
+    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default())))
+}
+
 /// A loop with one probe in flight, which ended in `result` after the thread had stood still for `lost` of its 500 ms.
 async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Option<IpAddr>, running: bool) -> Outcome {
-    let (_orders, told) = watch::channel(Orders {
-        plan: Arc::default(),
-        settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
-    });
     let (sender, _) = mpsc::channel(1);
-    let mut work = Loop::new(told, Outbox::new(sender, 10, Arc::default()));
+    let (_orders, mut work) = idle(sender);
     work.lost = lost + ms(7);
     if let Some(source) = source.filter(|_| !running) {
         work.links = Links::cut_off(source, clock::monotonic());
@@ -332,12 +335,14 @@ async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Optio
 #[tokio::test]
 async fn a_failure_is_held_against_nobody_where_the_thread_stood_still_meanwhile_and_a_success_stands() {
     let failed = |reason| Err(Failure { reason, detail: "connection refused".into() });
-    for reason in [Reason::Timeout, Reason::Refused, Reason::Reset] {
+    for reason in [Reason::Timeout, Reason::Status, Reason::Reset] {
         let spoilt = settled(failed(reason), ms(51), None, true).await.result.unwrap_err();
         assert_eq!(spoilt.reason, Reason::Local(Lack::Time));
         assert_eq!(spoilt.detail, "this process stood still for 51.0ms meanwhile; connection refused");
         assert_eq!(settled(failed(reason), ms(50), None, true).await.result.unwrap_err().reason, reason);
     }
+    let refused = settled(failed(Reason::Refused), ms(51), None, true).await.result.unwrap_err();
+    assert_eq!(refused.reason, Reason::Refused, "its host has answered");
     assert!(settled(Ok(Timings::default()), ms(51), None, true).await.result.unwrap().disturbed);
     assert!(!settled(Ok(Timings::default()), ms(50), None, true).await.result.unwrap().disturbed);
 }
@@ -352,6 +357,8 @@ async fn a_failure_by_an_interface_without_a_network_is_held_against_nobody() {
         (Reason::Unreachable, true, Reason::Unreachable),
         // Somebody has answered.
         (Reason::Refused, false, Reason::Refused),
+        (Reason::Status, false, Reason::Status),
+        (Reason::Body, false, Reason::Body),
     ] {
         let found = settled(failed(reason), ms(0), Some(own), running).await.result.unwrap_err();
         assert_eq!(found.reason, wanted, "{reason}, {running}: {}", found.detail);
@@ -359,14 +366,48 @@ async fn a_failure_by_an_interface_without_a_network_is_held_against_nobody() {
     assert!(settled(Ok(Timings::default()), ms(0), Some(own), false).await.result.is_ok());
 }
 
+#[test]
+fn a_standstill_that_ends_with_orders_is_noticed_as_well() {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (sender, mut batches) = mpsc::channel(10);
+    let (orders, mut work) = idle(sender);
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let stop = Arc::clone(&stopped);
+    let longer_than_the_thread_sleeps = IDLE_MAX + ms(500);
+    work.probes.spawn_on(
+        async move {
+            stop.store(true, Ordering::Relaxed);
+            std::thread::sleep(longer_than_the_thread_sleeps);
+            std::future::pending().await
+        },
+        runtime.handle(),
+    );
+    let thread = std::thread::spawn(move || work.run(&runtime, || {}));
+    wait_until("it stands still", || stopped.load(Ordering::Relaxed));
+    // Of all that has happened when it goes on it hears of these first.
+    orders.send_modify(|orders| orders.plan = Arc::default());
+    wait_until("the standstill is noticed", || !batches.is_empty());
+    let reports = batches.try_recv().unwrap();
+    let [Report::StoodStill { lost, .. }] = reports[..] else { panic!("{reports:?}") };
+    assert!(lost > ms(400), "{lost:?}");
+    drop(orders);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_standstill_of_a_thread_that_is_awake_is_noticed_as_well() {
+    let (sender, _) = mpsc::channel(1);
+    let (_orders, mut work) = idle(sender);
+    work.look_at_the_clock();
+    std::thread::sleep(ms(120));
+    work.set_wake();
+    assert!(work.lost >= ms(120), "{:?}", work.lost);
+}
+
 #[tokio::test]
 async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
-    let (_orders, told) = watch::channel(Orders {
-        plan: Arc::default(),
-        settings: Arc::new(Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) }),
-    });
     let (sender, _) = mpsc::channel(1);
-    let mut work = Loop::new(told, Outbox::new(sender, 10, Arc::default()));
+    let (_orders, mut work) = idle(sender);
     let now = clock::monotonic();
     let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
     work.schedule.add(TargetId(0), phase, now);
