@@ -39,21 +39,13 @@ struct Kind<S> {
     role: Role,
     load: Load<S>,
     log: fn(&S) -> &LogSettings,
-    /// How many threads serve.
-    workers: usize,
 }
 
-const REGISTRY: Kind<RegistrySettings> = Kind {
-    role: Role::Registry,
-    load: config::load_registry,
-    log: |settings| &settings.log,
-    // One thread does a hundred times what the largest ring asks for; a second one would mostly cost what it takes to wake
-    // it, at every request that comes alone.
-    workers: 1,
-};
+const REGISTRY: Kind<RegistrySettings> =
+    Kind { role: Role::Registry, load: config::load_registry, log: |settings| &settings.log };
 
 const MEMBER: Kind<MemberSettings> =
-    Kind { role: Role::Member, load: config::load_member, log: |settings| &settings.log, workers: 2 };
+    Kind { role: Role::Member, load: config::load_member, log: |settings| &settings.log };
 
 /// A daemon that runs.
 trait Daemon<S> {
@@ -171,8 +163,9 @@ fn daemon<S>(
     };
     announce(&loaded);
     let notifier = Notifier::from_env();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(kind.workers)
+    // A registry serves on this one thread, which can do a hundred times what the largest ring asks for: a second one would
+    // mostly cost what it takes to wake it, at every request that comes alone. A member has threads of its own.
+    let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))

@@ -1,4 +1,4 @@
-//! Whether there is a network behind an address of this host.
+//! Whether an address of this host still has a network: its interface is up and has a carrier.
 //!
 //! The kernel goes on sending by an interface that has lost its carrier: what is sent there vanishes, or ends in "no route to
 //! host" when nobody answers for the next hop, and either looks as if the peer were at fault. The interface itself knows better.
@@ -15,45 +15,64 @@ use nix::sys::socket::SockaddrStorage;
 /// some more.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
+/// How many addresses are remembered before those are forgotten that no interface has any more.
+const OWN_MAX: usize = 1024;
+
 /// The addresses of this host, and whether their interfaces run.
 #[derive(Debug, Default)]
 pub struct Links {
     asked: Option<Instant>,
-    /// The addresses of interfaces that are down or without a carrier, or lately were: when they were last seen so.
-    cut_off: HashMap<IpAddr, Instant>,
+    /// The addresses that an interface has or had, and when it was last seen down, without a carrier, or without them.
+    own: HashMap<IpAddr, Option<Instant>>,
 }
 
 impl Links {
-    /// Whether the interface with the address `own` is known to be down or without a carrier at `now`, or to have been so
-    /// after `since`; both as of a second before. An address that no interface has says nothing against anyone, nor does a
-    /// kernel that does not tell.
-    pub fn was_cut_off(&mut self, own: IpAddr, since: Instant, now: Instant) -> bool {
-        if self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= GOOD_FOR) {
-            self.asked = Some(now);
-            let running = running();
-            self.cut_off.retain(|own, _| running.contains_key(own));
-            self.cut_off.extend(running.into_iter().filter(|(_, running)| !running).map(|(own, _)| (own, now)));
+    /// Asks the interfaces, unless that was done within the last second. To be called while something waits for the network,
+    /// so that a link that is away for a moment is noticed.
+    pub fn look(&mut self, now: Instant) {
+        if self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < GOOD_FOR) {
+            return;
         }
-        self.cut_off.get(&own).is_some_and(|&seen| seen + GOOD_FOR >= since)
+        self.asked = Some(now);
+        // A kernel that does not tell, for want of a descriptor perhaps, changes nothing of what is known.
+        let Some(running) = running() else { return };
+        if self.own.len() > OWN_MAX {
+            self.own.retain(|own, _| running.contains_key(own));
+        }
+        for own in running.keys() {
+            self.own.entry(*own).or_default();
+        }
+        for (own, cut_off) in &mut self.own {
+            if running.get(own) != Some(&true) {
+                *cut_off = Some(now);
+            }
+        }
+    }
+
+    /// Whether the interface with the address `own` is known to be down or without a carrier at `now`, or to have been so
+    /// after `since`; a second before counts. An address that no interface ever had says nothing against anyone.
+    pub fn was_cut_off(&mut self, own: IpAddr, since: Instant, now: Instant) -> bool {
+        self.look(now);
+        self.own.get(&own).is_some_and(|cut_off| cut_off.is_some_and(|seen| seen + GOOD_FOR >= since))
     }
 
     /// As if the interface of `own` had been seen without a carrier at `seen`.
     #[cfg(test)]
     pub(crate) fn cut_off(own: IpAddr, seen: Instant) -> Self {
-        Self { asked: Some(seen), cut_off: HashMap::from([(own, seen)]) }
+        Self { asked: Some(seen), own: HashMap::from([(own, Some(seen))]) }
     }
 }
 
 /// Every address, and whether one of the interfaces that have it is up and running (netdevice(7)).
-fn running() -> HashMap<IpAddr, bool> {
+fn running() -> Option<HashMap<IpAddr, bool>> {
     let mut running = HashMap::new();
-    for interface in getifaddrs().into_iter().flatten() {
+    for interface in getifaddrs().ok()? {
         if let Some(ip) = interface.address.as_ref().and_then(ip) {
             *running.entry(ip).or_default() |=
                 interface.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING);
         }
     }
-    running
+    Some(running)
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
@@ -70,7 +89,7 @@ mod tests {
     fn loopback_runs_and_what_is_nobodys_address_is_not_held_against_anyone() {
         let mut links = Links::default();
         let now = clock::monotonic();
-        assert_eq!(running().get(&"127.0.0.1".parse().unwrap()), Some(&true));
+        assert_eq!(running().unwrap().get(&"127.0.0.1".parse().unwrap()), Some(&true));
         for own in ["127.0.0.1", "::1", "192.0.2.1"] {
             assert!(!links.was_cut_off(own.parse().unwrap(), now, now), "{own}");
         }
@@ -87,5 +106,14 @@ mod tests {
         let begins_at = |since| Links::cut_off(own, seen).was_cut_off(own, since, seen + GOOD_FOR * 5);
         assert!(begins_at(seen + GOOD_FOR), "nobody looked in between");
         assert!(!begins_at(seen + GOOD_FOR + moment));
+    }
+
+    #[test]
+    fn an_address_that_an_interface_has_lost_is_cut_off() {
+        let now = clock::monotonic();
+        let gone = "192.0.2.1".parse().unwrap();
+        let mut links = Links { asked: None, own: HashMap::from([(gone, None)]) };
+        assert!(links.was_cut_off(gone, now, now));
+        assert!(!links.was_cut_off(gone, now + GOOD_FOR * 3, now), "nobody has looked again");
     }
 }

@@ -10,7 +10,7 @@
 //! | thread | its one job | what it never does |
 //! | --- | --- | --- |
 //! | `netring-probe` | starts probes when they are due and sees them end ([`prober`](super::prober)) | wait for a lock, make text, speak to the registry |
-//! | `netring-serve` | takes in reports and keeps the [`board`](super::board), answers `/health` and `/metrics` | block |
+//! | `netring-serve` | takes in reports and keeps the [`board`](super::board), answers `/health` and `/metrics` | make text, wait for anything but the board |
 //! | `netring-control` | talks to the registry and tells the other two who is to be probed | measure |
 //!
 //! The probe thread is told what to probe through a `watch` channel, where only the latest word counts, and says what it found
@@ -52,11 +52,10 @@
 //! limit while it ran. The thread knows that because it always sleeps with an alarm set, a tenth of a second ahead at most
 //! while probes are in flight: what it wakes late by, it stood still (`netring_standstill_seconds_total`).
 //!
-//! Such failures have the kind `local`. They are counted, and move no state: after two intervals without a word the target is
-//! unknown. A success stands whatever happened meanwhile, since the peer has answered, but its times are left out. So does a
-//! refusal, and without a carrier every other answer too. Where such trouble is more than one target's,
-//! [`Health`](super::health::Health) calls the member itself unwell: `netring_local_health` is 0, and `/health`, the status
-//! line and the log say why.
+//! Such failures have the kind `local`. They are counted, and move no state: after two intervals and a little without another
+//! word the target is unknown. What the peer itself has said stands whatever happened meanwhile: a success, though its times
+//! are left out, and a refusal. Where such trouble is more than one target's, [`Health`](super::health::Health) calls the
+//! member itself unwell: `netring_local_health` is 0, and `/health`, the status line and the log say why.
 //!
 //! # Snapshot and page
 //!

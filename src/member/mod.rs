@@ -248,7 +248,8 @@ impl Service {
                 let reports = tokio::spawn(async move {
                     let mut unwell = false;
                     while take_in(&mut inbox, &board).await {
-                        log_health(&lock(&board), &mut unwell);
+                        let why = lock(&board).unwell(clock::monotonic()).map(str::to_owned);
+                        log_health(why.as_deref(), &mut unwell);
                         exporter.tidy();
                     }
                 });
@@ -279,8 +280,8 @@ async fn take_in(inbox: &mut mpsc::Receiver<Vec<Report>>, board: &Mutex<Board>) 
 }
 
 /// Says when this member becomes unwell, and when it is well again.
-fn log_health(board: &Board, unwell: &mut bool) {
-    match (board.unwell(clock::monotonic()), *unwell) {
+fn log_health(why: Option<&str>, unwell: &mut bool) {
+    match (why, *unwell) {
         (Some(why), false) => warn!("this member is unwell, and holds what it sees fail against no peer: {why}"),
         (None, true) => info!("this member is well again"),
         _ => return,

@@ -321,7 +321,13 @@ impl Loop {
                             self.settle(ended);
                         }
                     }
-                    () = &mut alarm => self.look_at_the_clock(),
+                    () = &mut alarm => {
+                        self.look_at_the_clock();
+                        // What takes long may be waiting for a link that is away.
+                        if !self.in_flight.is_empty() {
+                            self.links.look(clock::monotonic());
+                        }
+                    }
                 }
             }
         });
@@ -395,29 +401,33 @@ impl Loop {
     }
 
     /// Takes back what an outcome says of the peer where this host is the likelier cause: the thread stood still for `lost`
-    /// while the probe ran, or the interface that it went out by has no network behind it. A success stands: the peer has
-    /// answered. So does a refusal, and as to the interface every other answer; as to the time it may be a peer's word that it
-    /// was kept waiting.
+    /// while the probe ran, or the interface that it went out by had no network. What the peer itself has said stands.
     fn qualify(&mut self, outcome: &mut Outcome, lost: Option<Duration>, started: Instant, ended: Instant) {
-        match (&mut outcome.result, lost) {
-            (Ok(timings), lost) => timings.disturbed = lost.is_some(),
-            (Err(failure), _) if failure.reason.is_local() => {}
-            // The peer's host has answered the SYN, which takes nothing of this process.
-            (Err(failure), _) if failure.reason == Reason::Refused => {}
-            (Err(failure), Some(lost)) => {
-                failure.reason = Reason::Local(Lack::Time);
-                failure.detail = format!("this process stood still for {lost:.1?} meanwhile; {}", failure.detail);
+        let failure = match &mut outcome.result {
+            Ok(timings) => {
+                timings.disturbed = lost.is_some();
+                return;
             }
-            (Err(failure), None) => {
-                if let Some(source) = outcome.source
-                    && !matches!(failure.reason, Reason::Status | Reason::Body)
-                    && self.links.was_cut_off(source, started, ended)
-                {
-                    failure.reason = Reason::Local(Lack::Way);
-                    failure.detail = format!("the interface with {source} had no network; {}", failure.detail);
-                }
-            }
-        }
+            Err(failure) => failure,
+        };
+        let (by_standstill, by_cut) = match failure.reason {
+            Reason::Local(_) => return,
+            // The peer's host answers a SYN whatever this process does.
+            Reason::Refused => (false, false),
+            // An answer came in, if only to say that the peer was kept waiting.
+            Reason::Status | Reason::Body => (true, false),
+            Reason::Resolve | Reason::Timeout | Reason::Unreachable | Reason::Reset | Reason::Tls => (true, true),
+        };
+        let was_cut_off = |links: &mut Links| outcome.source.filter(|own| links.was_cut_off(*own, started, ended));
+        let (lack, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
+            (Lack::Time, format!("this process stood still for {lost:.1?} meanwhile"))
+        } else if let Some(own) = was_cut_off(&mut self.links).filter(|_| by_cut) {
+            (Lack::Way, format!("the interface with {own} had no network"))
+        } else {
+            return;
+        };
+        failure.reason = Reason::Local(lack);
+        failure.detail = format!("{why}; {}", failure.detail);
     }
 
     /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
