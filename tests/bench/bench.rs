@@ -170,7 +170,8 @@ fn measure<'a>(rows: impl Iterator<Item = &'a Row<Bench>>, short: bool, file: Op
 /// The growth table.
 fn grow(file: Option<&Path>) -> ExitCode {
     println!("{}\n", machine_line());
-    let written = write(file, &with_circumstances("growth", &load::growth()));
+    let written =
+        write(file, &with_circumstances("growth", &[load::growth(), registry::growth(&Bench::new(false))].concat()));
     written.map_or_else(|e| complain(1, &e), |()| ExitCode::SUCCESS)
 }
 

@@ -6,17 +6,18 @@
 mod bare;
 mod load;
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use netring::clock::monotonic;
+use serde_json::{Value, json};
 
 use self::bare::{Answers, Bare};
 use self::load::{Ask, Job, Load};
 use crate::Bench;
+use crate::statistics::median;
 use crate::support::daemon::{Daemon, Registry};
 use crate::support::process::Usage;
 use crate::support::redis::Redis;
@@ -83,13 +84,6 @@ pub fn rows() -> Vec<Row<Bench>> {
             most(1.0, 0.3),
             news,
         ),
-        row(
-            "registry-growth",
-            "registry: cost of a request with 10,000 members, against 10",
-            "x",
-            most(2.0, 1.25),
-            growth_of_costs,
-        ),
     ]
 }
 
@@ -136,18 +130,13 @@ fn against_bare(bench: &Bench, registry: &Daemon, ask: &Ask, bytes: usize) -> Fi
             rates[at + 1].push(rate(bench, bare.server, || bare.usage(), ask, fresh));
         }
     }
-    let [ours, limit, ours_fresh, limit_fresh] = rates.map(median);
+    let [ours, limit, ours_fresh, limit_fresh] = rates.map(|mut rates| median(&mut rates));
     let detail = format!(
         "{CONNECTIONS} kept connections; with a fresh connection for each request {}, the bare server {}; median of {rounds}",
         number(ours_fresh),
         number(limit_fresh)
     );
     Figures { ours, detail, peer: None, limit: Some(Side { name: "bare hyper", value: limit, unit: "/CPU-s" }) }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn heartbeats(bench: &Bench) -> Figures {
@@ -260,45 +249,27 @@ fn news(bench: &Bench) -> Figures {
     let detail = format!(
         "a roster of {} bytes; half are told after {} s; a waiting poll costs {} KiB of memory; median of {rounds}",
         number(bytes as f64),
-        number(median(halves)),
+        number(median(&mut halves)),
         number(memory[0]),
     );
-    let limit = Side { name: "bare hyper", value: median(limits), unit: "s" };
-    Figures { ours: median(lasts), detail, peer: None, limit: Some(limit) }
+    let limit = Side { name: "bare hyper", value: median(&mut limits), unit: "s" };
+    Figures { ours: median(&mut lasts), detail, peer: None, limit: Some(limit) }
 }
 
-/// What a request costs in a ring of some size, in microseconds of processor time.
-#[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    /// How many members the ring has.
-    pub members: usize,
-    /// Of a heartbeat.
-    pub heartbeat: f64,
-    /// Of a poll that nothing has changed for.
-    pub poll: f64,
-}
-
-/// How the costs of requests grow with the ring.
-pub fn growth(bench: &Bench) -> Vec<Cost> {
-    let rounds = if bench.short { 1 } else { 3 };
-    let cost = |members| {
+/// How the costs of requests grow with the ring, in microseconds of processor time. Printed as it comes, and given back as
+/// JSON.
+pub fn growth(bench: &Bench) -> Vec<Value> {
+    println!("\n| members | a heartbeat, us | an unchanged poll, us |\n| --- | --- | --- |");
+    let costs = [10, 100, 1_000, LARGE].map(|members| {
         let registry = ring(members, None);
         let tag = Some(tag(&registry));
         let cost = |ask| {
-            1e6 / median((0..rounds).map(|_| rate(bench, registry.server, || registry.usage(), &ask, false)).collect())
+            let rates = (0..3).map(|_| rate(bench, registry.server, || registry.usage(), &ask, false));
+            1e6 / median(&mut rates.collect::<Vec<_>>())
         };
-        Cost { members, heartbeat: cost(Ask::Heartbeat { members }), poll: cost(Ask::Members { tag }) }
-    };
-    [10, 100, 1_000, LARGE].map(cost).to_vec()
-}
-
-fn growth_of_costs(bench: &Bench) -> Figures {
-    let costs = growth(bench);
-    let mut detail = "microseconds of a heartbeat and of an unchanged poll".to_owned();
-    for Cost { members, heartbeat, poll } in &costs {
-        let _ = write!(detail, "; {members} members {} and {}", number(*heartbeat), number(*poll));
-    }
-    let (small, large) = (costs[0], costs[costs.len() - 1]);
-    let ours = (large.heartbeat / small.heartbeat).max(large.poll / small.poll);
-    Figures { ours, detail, peer: None, limit: None }
+        let (heartbeat, poll) = (cost(Ask::Heartbeat { members }), cost(Ask::Members { tag }));
+        println!("| {} |", [members as f64, heartbeat, poll].map(number).join(" | "));
+        json!({ "members": members, "heartbeat_microseconds": heartbeat, "unchanged_poll_microseconds": poll })
+    });
+    costs.to_vec()
 }
