@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::host::descriptors;
 use crate::host::logging::{self, Logging};
+use crate::host::memory;
 use crate::host::signals::{Signal, Signals};
 use crate::host::state::{self, Kept, StateDir};
 use crate::host::systemd::{self, Notifier};
@@ -162,6 +163,7 @@ fn daemon<S>(
         }
     };
     announce(&loaded);
+    memory::keep_a_little();
     let notifier = Notifier::from_env();
     // A registry serves on this one thread, which can do a hundred times what the largest ring asks for: a second one would
     // mostly cost what it takes to wake it, at every request that comes alone. A member has threads of its own.

@@ -7,6 +7,7 @@ pub mod address;
 pub mod descriptors;
 pub mod links;
 pub mod logging;
+pub mod memory;
 pub mod signals;
 pub mod state;
 pub mod systemd;

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderValue, LOCATION, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
@@ -166,8 +166,8 @@ impl Hop<'_> {
     fn request(&self) -> Result<Request<Empty<Bytes>>, Failure> {
         Request::get(self.path.as_str())
             .header(HOST, self.site.to_string())
-            .header(USER_AGENT, NAME)
-            .header(CONNECTION, "close")
+            .header(USER_AGENT, HeaderValue::from_static(NAME))
+            .header(CONNECTION, HeaderValue::from_static("close"))
             .body(Empty::new())
             .map_err(|_| Failure {
                 reason: Reason::Local(Lack::Sense),
@@ -313,8 +313,9 @@ impl AsyncWrite for Tap<'_> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection is closed as soon as the exchange is over, which says the same to the peer by one call less.
+        Poll::Ready(Ok(()))
     }
 }
 
