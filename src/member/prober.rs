@@ -337,8 +337,11 @@ impl Loop {
     fn set_wake(&mut self) {
         // Once more, because the thread can be stopped while it is awake, too.
         self.look_at_the_clock();
-        let idle = self.wake + if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
-        self.wake = [self.schedule.next_due(), self.outbox.due()].into_iter().flatten().fold(idle, Instant::min);
+        let now = self.wake;
+        let idle = now + if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
+        let next = [self.schedule.next_due(), self.outbox.due()].into_iter().flatten().fold(idle, Instant::min);
+        // Not before now: what is overdue, as reports are whose last batch is long ago, is no standstill.
+        self.wake = next.max(now);
     }
 
     /// Notes for how long the thread stood still, if it did.

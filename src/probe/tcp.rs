@@ -74,10 +74,17 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
         syn_retransmits: 0,
         source: None,
     })?;
-    let established = stream.async_io(Interest::WRITABLE, || match TcpInfo::of(&stream)? {
-        TcpInfo { stage: Stage::Connecting, .. } => Err(io::ErrorKind::WouldBlock.into()),
-        TcpInfo { stage: Stage::Closed, .. } => Err(stream.take_error()?.unwrap_or(io::ErrorKind::NotConnected.into())),
-        info => Ok(info),
+    let established = stream.async_io(Interest::WRITABLE, || {
+        let info = TcpInfo::of(&stream)?;
+        if info.stage == Stage::Made {
+            return Ok(info);
+        }
+        // A router's word can be there while the kernel still waits for the peer.
+        Err(match (stream.take_error()?, info.stage) {
+            (Some(error), _) => error,
+            (None, Stage::Connecting) => io::ErrorKind::WouldBlock.into(),
+            (None, _) => io::ErrorKind::NotConnected.into(),
+        })
     });
     match tokio::time::timeout_at(budget.deadline(), established).await {
         Ok(Ok(info)) => {
