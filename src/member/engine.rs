@@ -9,7 +9,7 @@
 //!
 //! | thread | its one job | what it never does |
 //! | --- | --- | --- |
-//! | `netring-probe` | starts probes when they are due and sees them end ([`prober`](super::prober)) | wait for a lock, make text, speak to the registry |
+//! | `netring-probe` | starts probes when they are due and sees them end ([`prober`](super::prober)) | wait for whoever reads what it found, make text, speak to the registry |
 //! | `netring-serve` | takes in reports and keeps the [`board`](super::board), answers `/health` and `/metrics` | make text, wait for anything but the board |
 //! | `netring-control` | talks to the registry and tells the other two who is to be probed | measure |
 //!

@@ -82,7 +82,7 @@ pub struct Outcome {
     pub result: Result<Timings, Failure>,
     /// SYN segments the kernel had to send again, where it told (TCP_INFO `tcpi_total_retrans`, tcp(7)).
     pub syn_retransmits: u32,
-    /// The address of this host that the probe went out from, where it came that far and failed: whoever judges the failure
+    /// The address of this host that the probe went out from, where it came that far and is known: whoever judges a failure
     /// can look whether that address still has a network behind it.
     pub source: Option<IpAddr>,
 }
