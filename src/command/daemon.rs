@@ -4,7 +4,6 @@
 //! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
 //! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::config::{
 use crate::host::descriptors;
 use crate::host::logging::{self, Logging};
 use crate::host::memory;
+use crate::host::reload::{self, Outcome, Reloads};
 use crate::host::signals::{Signal, Signals};
 use crate::host::state::{self, Kept, StateDir};
 use crate::host::systemd::{self, Notifier};
@@ -65,6 +65,7 @@ pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit 
             state_dir: StateDir::locate(state_dir),
             connections: Some(descriptors::raise_limit().saturating_sub(OWN_DESCRIPTORS).max(OWN_DESCRIPTORS)),
             vitals: Some(life.vitals.clone()),
+            reloads: life.reloads.clone(),
         };
         runtime.block_on(async {
             let mut running = registry::start(settings, options).await.map_err(|e| chain(&e))?;
@@ -115,6 +116,7 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
             listener: handed_over()?,
             state,
             vitals: life.vitals.clone(),
+            reloads: life.reloads.clone(),
         };
         let mut running = Member::start(settings, options).map_err(|e| chain(&e))?;
         info!(
@@ -179,7 +181,9 @@ fn daemon<S>(
                 let _inside = runtime.enter();
                 Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?
             };
-            let life = Life { kind, config, logging, notifier, signals, vitals: Vitals::new(), format, refused: false };
+            // And not before: whoever wants a reload sends its signal when it finds a word of this daemon.
+            let reloads = Reloads::new(reload::runtime_directory());
+            let life = Life { kind, config, logging, notifier, signals, vitals: Vitals::new(), format, reloads };
             let ended = run(loaded.settings, &runtime, life);
             // Whatever still waits on something slow is not waited for.
             runtime.shutdown_background();
@@ -215,8 +219,7 @@ struct Life<S: 'static> {
     vitals: Vitals,
     /// The form of the log, which stays until the end.
     format: LogFormat,
-    /// The last reload was refused: the operator believes in settings that are not in force.
-    refused: bool,
+    reloads: Reloads,
 }
 
 impl<S> Life<S> {
@@ -226,7 +229,7 @@ impl<S> Life<S> {
         let watchdog = systemd::watchdog_interval();
         let beat = watchdog.map_or(TURN, |limit| (limit / 2).min(TURN));
         let mut ticks = tokio::time::interval(beat);
-        let mut shown = self.status(daemon);
+        let mut shown = status(daemon, false);
         self.notifier.status(&shown);
         self.notifier.ready();
         let mut stalled = None;
@@ -234,11 +237,11 @@ impl<S> Life<S> {
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break,
-                    Signal::Reload => self.reload(daemon),
+                    Signal::Reload => shown = self.reload(daemon),
                 },
                 _ = ticks.tick() => {}
             }
-            let status = self.status(daemon);
+            let status = status(daemon, self.reloads.refused());
             if status != shown {
                 self.notifier.status(&status);
                 shown = status;
@@ -256,34 +259,48 @@ impl<S> Life<S> {
         info!("stopping");
     }
 
-    fn status(&self, daemon: &impl Daemon<S>) -> String {
-        let status = daemon.status();
-        if self.refused { format!("{status}; new configuration refused, the old one is in force") } else { status }
+    /// Reads the configuration again. Returns the status that was sent.
+    fn reload(&mut self, daemon: &mut impl Daemon<S>) -> String {
+        self.notifier.reloading();
+        self.reloads.begin();
+        let outcome = match self.take_up(daemon) {
+            Ok(waiting) => {
+                info!("configuration reloaded");
+                if !waiting.is_empty() {
+                    warn!(keys = waiting.join(", "), "these changes wait for a restart");
+                }
+                Outcome::InForce { waiting: waiting.into_iter().map(str::to_owned).collect() }
+            }
+            Err(why) => {
+                error!("new configuration refused, the old one stays in force: {why}");
+                Outcome::Refused { why }
+            }
+        };
+        let status = status(daemon, matches!(outcome, Outcome::Refused { .. }));
+        self.notifier.status(&status);
+        self.notifier.ready();
+        // Whoever asked for the reload looks at the status next.
+        self.notifier.all_sent();
+        self.reloads.end(outcome);
+        status
     }
 
-    fn reload(&mut self, daemon: &mut impl Daemon<S>) {
-        self.notifier.reloading();
-        let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment());
-        let taken = loaded.map_err(|faults| refused(&faults)).and_then(|loaded| {
-            let log = (self.kind.log)(&loaded.settings);
-            self.logging.set_level(&log.level).map_err(|e| refused(&e))?;
-            announce(&loaded);
-            let format = (log.format != self.format).then_some("log.format");
-            let mut later = daemon.reload(loaded.settings);
-            later.extend(format);
-            Ok(later)
-        });
-        self.refused = taken.is_err();
-        if let Ok(later) = taken {
-            info!("configuration reloaded");
-            if !later.is_empty() {
-                warn!(keys = later.join(", "), "these changes wait for a restart");
-            }
-        }
-        self.notifier.ready();
+    /// Reads the configuration and takes it up where it is right. Returns the keys that wait for a restart.
+    fn take_up(&mut self, daemon: &mut impl Daemon<S>) -> Result<Vec<&'static str>, String> {
+        let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment())
+            .map_err(|faults| faults.to_string())?;
+        let log = (self.kind.log)(&loaded.settings);
+        self.logging.set_level(&log.level).map_err(|e| chain(&e))?;
+        announce(&loaded);
+        let format = (log.format != self.format).then_some("log.format");
+        let mut waiting = daemon.reload(loaded.settings);
+        waiting.extend(format);
+        Ok(waiting)
     }
 }
 
-fn refused(faults: &dyn Display) {
-    error!("new configuration refused, the old one stays in force: {faults}");
+/// The daemon's status, with what the operator has to know first.
+fn status<S>(daemon: &impl Daemon<S>, refused: bool) -> String {
+    let status = daemon.status();
+    if refused { format!("new configuration refused, the old one is in force; {status}") } else { status }
 }

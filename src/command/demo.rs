@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::config::{self, Advertise, MemberSettings};
 use crate::host::descriptors;
+use crate::host::reload::Reloads;
 use crate::host::signals::{Signal, Signals};
 use crate::host::vitals::Vitals;
 use crate::member::{self, Farewell, Member};
@@ -147,6 +148,7 @@ async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<Tc
             listener: Some(listener),
             state: None,
             vitals: Vitals::new(),
+            reloads: Reloads::default(),
         };
         let running = Member::start(settings, options).map_err(|e| chain(&e))?;
         sites.push(Site { location, running: Some(running) });

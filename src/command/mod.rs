@@ -5,6 +5,7 @@ mod daemon;
 mod demo;
 mod manual;
 mod probe;
+mod reload;
 mod status;
 
 use std::ffi::OsString;
@@ -28,7 +29,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line makes no sense (`EX_USAGE`).
     Usage = 64,
-    /// Something needed is not to be had: a port in use, a registry that does not answer (`EX_UNAVAILABLE`).
+    /// Something needed is not to be had: a port in use, a registry or a daemon that does not answer (`EX_UNAVAILABLE`).
     Unavailable = 69,
     /// The configuration is wrong (`EX_CONFIG`).
     Config = 78,
@@ -45,7 +46,7 @@ const EXIT_CODES: &str = "Exit codes:
   0   done; the probe succeeded, the configuration is good
   1   failed; the probe failed
   64  the command line makes no sense
-  69  unavailable: a port in use, a registry that does not answer
+  69  unavailable: a port in use, a registry or a daemon that does not answer
   78  the configuration is wrong; every fault is listed";
 
 /// The table of commands.
@@ -151,6 +152,20 @@ pub fn table() -> Command {
                 )
                 .arg(flag("json", "Print the registry's answer as JSON"))
                 .after_help("Example:\n  netring status --registry http://registry.us1.company.com:8756"),
+        )
+        .subcommand(
+            Command::new("reload")
+                .about("Have a daemon read its configuration again, and say whether the new one is in force")
+                .arg(
+                    Arg::new("pid")
+                        .value_name("PID")
+                        .help("The daemon's process id [default: $MAINPID, which systemd sets]")
+                        .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX))),
+                )
+                .after_help(
+                    "The daemon answers in $RUNTIME_DIRECTORY; systemctl reload sets both variables.\n\nExample:\n  netring reload \
+                     4711",
+                ),
         )
         .subcommand(
             Command::new("completions")
@@ -267,6 +282,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             probe::run(&args, out, &mut io::stderr())
         }
         Some(("status", m)) => status::run(m.get_one("registry").map(String::as_str), m.get_flag("json"), out),
+        Some(("reload", m)) => written(reload::run(m.get_one("pid").copied(), out)),
         Some(("completions", m)) => {
             written(manual::completions(m.get_one::<String>("shell").expect("is required"), out))
         }

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod links;
 pub mod logging;
 pub mod memory;
+pub mod reload;
 pub mod signals;
 pub mod state;
 pub mod systemd;

@@ -77,7 +77,13 @@ impl Notifier {
     /// The daemon is on its way out. Waits a moment for this and all before it to be sent.
     pub fn stopping(&self) {
         self.put(Message::States(vec![NotifyState::Stopping]));
+        self.all_sent();
+    }
+
+    /// Waits until all that was said has been sent; a moment at most, where the service manager does not read.
+    pub fn all_sent(&self) {
         let (sent, all_sent) = sync_channel(1);
+        // Where it finds no room the sender is gone with it, and nothing is waited for.
         self.put(Message::Sent(sent));
         let _ = all_sent.recv_timeout(LAST_WORD);
     }

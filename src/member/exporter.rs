@@ -14,6 +14,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Opts, Registry, TextEncoder};
 
 use crate::clock;
+use crate::host::reload::Reloads;
 use crate::probe::stats::Histogram;
 use crate::probe::{Check, CheckType, Timings};
 use crate::serve::text::{Exposition, Kind, Labels, Page};
@@ -44,8 +45,8 @@ struct Last {
 }
 
 impl Exporter {
-    pub(super) fn new(board: Arc<Mutex<Board>>, prober: Arc<Prober>) -> Self {
-        Self { board, prober, process: ProcessMetrics::new(), last: Mutex::default() }
+    pub(super) fn new(board: Arc<Mutex<Board>>, prober: Arc<Prober>, reloads: Reloads) -> Self {
+        Self { board, prober, process: ProcessMetrics::new(reloads), last: Mutex::default() }
     }
 
     /// The page of now, or one that was made a moment ago. Takes tens of milliseconds with many peers: not for a thread that
@@ -83,8 +84,8 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Registers `process_*` and `netring_build_info`.
-    pub(super) fn new() -> Self {
+    /// Registers `process_*`, `netring_build_info` and what there is to say of the configuration.
+    pub(super) fn new(reloads: Reloads) -> Self {
         let registry = Registry::new();
         let build = Gauge::with_opts(
             Opts::new("netring_build_info", "Always 1; the label says which version of netring this is.")
@@ -93,6 +94,7 @@ impl ProcessMetrics {
         .expect("the name and the label are valid");
         build.set(1.0);
         registry.register(Box::new(build)).expect("the name is registered once");
+        registry.register(Box::new(reloads)).expect("the names are registered once");
         registry.register(Box::new(ProcessCollector::for_self())).expect("the names are registered once");
         Self { registry }
     }

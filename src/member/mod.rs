@@ -36,6 +36,7 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::config::{MemberSettings, ServerSettings};
 use crate::host::descriptors;
+use crate::host::reload::Reloads;
 use crate::host::state::StateDir;
 use crate::host::vitals::Vitals;
 use crate::probe;
@@ -73,6 +74,8 @@ pub struct Options {
     pub state: Option<StateDir>,
     /// Where the loops that must keep moving are put on record.
     pub vitals: Vitals,
+    /// How reloads of the configuration ended, for the figures.
+    pub reloads: Reloads,
 }
 
 /// Why a member cannot start.
@@ -156,7 +159,7 @@ impl Member {
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
-        let service = Service::start(listener, &settings.server, &board, &prober, &vitals, inbox)
+        let service = Service::start(listener, &settings.server, &board, &prober, &vitals, options.reloads, inbox)
             .map_err(|e| StartError::Thread("service", e))?;
         let control = Control::start(control::Parts {
             settings: Arc::clone(&settings),
@@ -230,6 +233,7 @@ impl Service {
         board: &Arc<Mutex<Board>>,
         prober: &Arc<Prober>,
         vitals: &Vitals,
+        reloads: Reloads,
         mut inbox: mpsc::Receiver<Vec<Report>>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
@@ -240,7 +244,7 @@ impl Service {
             ..serve::Limits::default()
         };
         let pulse = vitals.add("HTTP service", Duration::from_secs(10));
-        let exporter = Arc::new(Exporter::new(Arc::clone(board), Arc::clone(prober)));
+        let exporter = Arc::new(Exporter::new(Arc::clone(board), Arc::clone(prober), reloads));
         let routes = api::routes(board, Arc::clone(&exporter), vitals.clone());
         let board = Arc::clone(board);
         let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {

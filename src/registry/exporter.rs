@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::directory::View;
+use crate::host::reload::Reloads;
 
 /// Seconds; a request to the embedded store takes far less than a millisecond, a Redis a few.
 const BUCKETS: [f64; 7] = [0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0];
@@ -31,9 +32,9 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// All families, at zero.
+    /// All families, at zero; those of the configuration from `reloads`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(reloads: Reloads) -> Self {
         let gauge = |name, help| IntGauge::new(name, help).expect("names and texts below are valid");
         let histogram = |name: &str, help: &str, labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
@@ -83,15 +84,16 @@ impl Exporter {
                 "Number of entries of other programs in the store that make no sense and are left out at the moment.",
             ),
         };
-        exporter.register_all(build);
+        exporter.register_all(build, reloads);
         exporter
     }
 
-    fn register_all(&self, build: IntGaugeVec) {
+    fn register_all(&self, build: IntGaugeVec, reloads: Reloads) {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let families: [Box<dyn prometheus::core::Collector>; 11] = [
+        let families: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(members),
             Box::new(build),
+            Box::new(reloads),
             Box::new(self.revision.clone()),
             Box::new(self.requests.clone()),
             Box::new(self.request_duration.clone()),
@@ -160,7 +162,7 @@ impl Exporter {
 
 impl Default for Exporter {
     fn default() -> Self {
-        Self::new()
+        Self::new(Reloads::default())
     }
 }
 

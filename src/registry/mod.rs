@@ -20,6 +20,7 @@ use self::store::embedded::journal::JournalError;
 use self::store::redis::RedisStore;
 use self::store::{Limits, Store, StoreError};
 use crate::config::RegistrySettings;
+use crate::host::reload::Reloads;
 use crate::host::vitals::Vitals;
 use crate::serve;
 
@@ -53,6 +54,8 @@ pub struct Options {
     pub connections: Option<usize>,
     /// Where the loops that must move are put on record.
     pub vitals: Option<Vitals>,
+    /// How reloads of the configuration ended, for the figures.
+    pub reloads: Reloads,
 }
 
 /// Why the registry does not start.
@@ -95,7 +98,7 @@ pub struct Running {
 ///
 /// [`StartError`]. A Redis that does not answer is none: the registry waits for it.
 pub async fn start(settings: RegistrySettings, options: Options) -> Result<Running, StartError> {
-    let Options { listener, state_dir, connections, vitals } = options;
+    let Options { listener, state_dir, connections, vitals, reloads } = options;
     let listener = match listener {
         Some(listener) => listener,
         None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
@@ -109,7 +112,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     if let Some(connections) = settings.server.max_connections.map(std::num::NonZero::get).or(connections) {
         limits.connections = connections;
     }
-    let exporter = Arc::new(Exporter::new());
+    let exporter = Arc::new(Exporter::new(reloads));
     let directory = Arc::new(Directory::new(store, Arc::clone(&exporter)));
     let (stopping, stopped) = watch::channel(false);
     // A quarter of the connections stays for those who do not wait.

@@ -210,7 +210,8 @@ impl Daemon {
             .arg(scratch.path().join("state"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("NOTIFY_SOCKET", scratch.path().join("notify"));
+            .env("NOTIFY_SOCKET", scratch.path().join("notify"))
+            .env("RUNTIME_DIRECTORY", runtime_directory(scratch));
         if let Some(wall_clock) = &place.wall_clock {
             wall_clock.govern(&mut command);
         }
@@ -247,6 +248,15 @@ impl Daemon {
     /// Puts another text into its configuration file. It learns of it by SIGHUP or a restart.
     pub fn configure(&self, yaml: &str) {
         let _: PathBuf = self.scratch.file("config.yaml", yaml);
+    }
+
+    /// `netring reload` for it, as its service manager would run that: to be started.
+    #[must_use]
+    pub fn reload(&self) -> Command {
+        let mut command = Command::new(NETRING);
+        command.arg("reload").env("MAINPID", self.id().to_string());
+        command.env("RUNTIME_DIRECTORY", runtime_directory(&self.scratch));
+        command
     }
 
     /// Its process id.
@@ -378,6 +388,13 @@ impl Daemon {
             other => Err(format!("{other:?}")),
         });
     }
+}
+
+/// The directory in which a daemon keeps what ends with it; made where it is missing.
+fn runtime_directory(scratch: &Scratch) -> PathBuf {
+    let directory = scratch.path().join("run");
+    std::fs::create_dir_all(&directory).expect("a temporary directory can be made");
+    directory
 }
 
 /// The service manager: collects what arrives at its socket for as long as anybody keeps the list. It reads all the time, as

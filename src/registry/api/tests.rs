@@ -22,7 +22,7 @@ fn registry(max_members: usize, polls: usize) -> Registry {
 }
 
 fn on(store: Arc<dyn Store>, polls: usize) -> Registry {
-    let exporter = Arc::new(Exporter::new());
+    let exporter = Arc::new(Exporter::default());
     let directory = Arc::new(Directory::new(store, Arc::clone(&exporter)));
     let (stopping, stopped) = watch::channel(false);
     let api = Arc::new(Api::new(directory, exporter, Vec::new(), polls, stopped));

@@ -71,7 +71,7 @@ fn directory(member_ttl: Duration) -> (Arc<Directory>, Arc<Fickle>) {
         asked: 0.into(),
         follows: 0.into(),
     });
-    let directory = Directory::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(Exporter::new()));
+    let directory = Directory::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(Exporter::default()));
     (Arc::new(directory), store)
 }
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 fn masked(text: &str) -> String {
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
     let line = |line: &str| match line.split_once(' ') {
-        Some((name, _)) if name.starts_with("process_") => format!("{name} *\n"),
+        Some((name, _)) if name.starts_with("process_") || name.ends_with("_timestamp_seconds") => {
+            format!("{name} *\n")
+        }
         _ => format!("{}\n", line.replace(&version, "version=\"*\"")),
     };
     text.lines().map(line).collect()
@@ -25,7 +27,7 @@ async fn a_scrape_is_the_golden_one() {
     let limits = Limits { member_ttl: minutes, max_members: 10.try_into().unwrap(), cleanup_interval: minutes };
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::in_memory(limits));
     // The directory notes how long the store takes, so it gets an exporter of its own.
-    let directory = Directory::new(store, Arc::new(Exporter::new()));
+    let directory = Directory::new(store, Arc::new(Exporter::default()));
     for (id, location) in [("uuid-456", "eu1-k8s"), ("uuid-457", "eu1-k8s"), ("uuid-bad", r#"Zürich "Hall\2""#)] {
         let body = serde_json::json!({"instance_id": id, "location": location, "ip": "10.1.2.3", "port": 8756});
         let registration = Registration::from_json(body.to_string().as_bytes()).unwrap();
@@ -33,7 +35,7 @@ async fn a_scrape_is_the_golden_one() {
     }
     let view = directory.view().await.unwrap();
 
-    let exporter = Exporter::new();
+    let exporter = Exporter::default();
     exporter.request("/register", 200, Some(Duration::from_millis(1)));
     exporter.request("/register", 400, Some(Duration::from_micros(250)));
     exporter.request("/members", 200, None);
