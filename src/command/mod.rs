@@ -3,6 +3,7 @@
 mod check;
 mod daemon;
 mod demo;
+mod healthcheck;
 mod manual;
 mod probe;
 mod reload;
@@ -44,7 +45,7 @@ impl From<Exit> for ExitCode {
 /// The meaning of each exit code, for the manual and `netring --help`.
 const EXIT_CODES: &str = "Exit codes:
   0   done; the probe succeeded, the configuration is good
-  1   failed; the probe failed
+  1   failed; the probe failed, the daemon is not healthy
   64  the command line makes no sense
   69  unavailable: a port in use, a registry or a daemon that does not answer
   78  the configuration is wrong; every fault is listed";
@@ -154,6 +155,21 @@ pub fn table() -> Command {
                 .after_help("Example:\n  netring status --registry http://registry.us1.company.com:8756"),
         )
         .subcommand(
+            Command::new("healthcheck")
+                .about("Ask the daemon on this host how it is, for containers and scripts")
+                .arg(Arg::new("config").value_name("CONFIG").value_parser(value_parser!(PathBuf)).help(
+                    "The daemon's configuration file, for its address [default: as the daemon itself reads it]",
+                ))
+                .arg(flag("registry", "Ask the registry"))
+                .arg(flag("member", "Ask the member [default, unless CONFIG is of a registry alone]"))
+                .group(ArgGroup::new("role").args(["registry", "member"]))
+                .arg(time_limit("3s"))
+                .after_help(
+                    "Prints one line. Exit code 0: it serves, be it unwell; 1: it says that it is not healthy, or does not \
+                     answer.\n\nExample:\n  netring healthcheck --registry",
+                ),
+        )
+        .subcommand(
             Command::new("reload")
                 .about("Have a daemon read its configuration again, and say whether the new one is in force")
                 .arg(
@@ -225,16 +241,18 @@ fn probe_kind(
     Command::new(name)
         .about(about)
         .arg(target.required(true))
-        .arg(
-            Arg::new("timeout")
-                .long("timeout")
-                .value_name("TIME")
-                .help("Time limit, such as 250ms or 5s")
-                .default_value(limit)
-                .value_parser(parse_duration),
-        )
+        .arg(time_limit(limit))
         .arg(flag("json", "Print one JSON object"))
         .after_help(after)
+}
+
+fn time_limit(default: &'static str) -> Arg {
+    Arg::new("timeout")
+        .long("timeout")
+        .value_name("TIME")
+        .help("Time limit, such as 250ms or 5s")
+        .default_value(default)
+        .value_parser(parse_duration)
 }
 
 fn flag(name: &'static str, help: &'static str) -> Arg {
@@ -263,13 +281,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             duration: m.get_one("duration").map(|&seconds: &u32| Duration::from_secs(seconds.into())),
         }),
         Some(("check", m)) => {
-            let role = match m.get_one::<clap::Id>("role").map(clap::Id::as_str) {
-                Some("registry") => Some(Role::Registry),
-                Some("member") => Some(Role::Member),
-                _ => None,
-            };
             let config = path(m, "config").expect("is required");
-            written(check::run(role, &config, m.get_flag("json"), &environment(), out))
+            written(check::run(role(m), &config, m.get_flag("json"), &environment(), out))
         }
         Some(("probe", m)) => {
             let (kind, m) = m.subcommand().expect("is required");
@@ -282,6 +295,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             probe::run(&args, out, &mut io::stderr())
         }
         Some(("status", m)) => status::run(m.get_one("registry").map(String::as_str), m.get_flag("json"), out),
+        Some(("healthcheck", m)) => {
+            let limit = *m.get_one("timeout").expect("has a default");
+            written(healthcheck::run(role(m), path(m, "config").as_deref(), limit, &environment(), out))
+        }
         Some(("reload", m)) => written(reload::run(m.get_one("pid").copied(), out)),
         Some(("completions", m)) => {
             written(manual::completions(m.get_one::<String>("shell").expect("is required"), out))
@@ -291,6 +308,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             None => written(manual::page(m.get_one::<String>("page").expect("has a default"), out)),
         },
         _ => unreachable!("a subcommand is required, and all are listed here"),
+    }
+}
+
+/// The role that `--registry` or `--member` names.
+fn role(matches: &ArgMatches) -> Option<Role> {
+    match matches.get_one::<clap::Id>("role").map(clap::Id::as_str) {
+        Some("registry") => Some(Role::Registry),
+        Some("member") => Some(Role::Member),
+        _ => None,
     }
 }
 

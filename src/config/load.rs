@@ -4,16 +4,17 @@
 //! Each function asks for all of its keys before it gives up over one, so that every fault is found in one run.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fault::{ConfigFaults, shown};
+use super::fault::{ConfigFaults, Fault, shown};
 use super::file::{ConfigFile, Unreadable, read_text};
 use super::form::network::AdvertiseSource;
 use super::form::text::SecretText;
 use super::form::time;
 use super::keys::{self, ServerKeys, Setting};
-use super::source::{Faulty, Found, Reader, Source};
+use super::source::{Faulty, Found, Reader, Source, default_of};
 use super::{
     Advertise, Checks, Environment, Intervals, Loaded, LogSettings, MemberSettings, RedisSettings, RegistryLink,
     RegistrySettings, Role, Secret, ServerSettings, environment,
@@ -56,6 +57,41 @@ pub fn load_member(
     environment: &Environment,
 ) -> Result<Loaded<MemberSettings>, ConfigFaults> {
     member(open(path, default_file)?.as_ref(), environment)
+}
+
+/// Where a daemon of this role listens by its configuration, for whoever wants to speak to it on its own host.
+///
+/// A daemon that runs may have read another file than the one that is there now. So what is wrong with it is passed on
+/// beside the address, with the default in the place of what cannot be read; what concerns other keys is left out.
+#[must_use]
+pub fn listening_address(
+    role: Role,
+    path: Option<&Path>,
+    environment: &Environment,
+) -> (SocketAddr, Option<ConfigFaults>) {
+    let (file, unreadable) = match open(path, role.default_file()) {
+        Ok(file) => (file, None),
+        Err(faults) => (None, Some(faults)),
+    };
+    let keys = match role {
+        Role::Registry => &keys::REGISTRY_SERVER,
+        Role::Member => &keys::MEMBER_SERVER,
+    };
+    let mut reader = Reader::new(role, file.as_ref(), environment);
+    let (host, port) = (reader.value(&keys.host), reader.value(&keys.port));
+    let (_, faults) = reader.finish();
+    let ours = |fault: &Fault| {
+        let names = |key: &str, variable: String| fault.subject == key || fault.subject == variable;
+        names(keys.host.path, keys.host.environment()) || names(keys.port.path, keys.port.environment())
+    };
+    let faults = ConfigFaults::collect(faults.into_iter().filter(ours).collect());
+    let host = host.unwrap_or_else(|Faulty| default(&keys.host));
+    let port = port.unwrap_or_else(|Faulty| default(&keys.port));
+    (SocketAddr::new(host, port.get()), unreadable.or(faults))
+}
+
+fn default<T>(setting: &Setting<T>) -> T {
+    default_of(setting).expect("a server has a default address")
 }
 
 fn open(path: Option<&Path>, default_file: &Path) -> Result<Option<ConfigFile>, ConfigFaults> {

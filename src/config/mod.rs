@@ -37,7 +37,7 @@ pub use file::ConfigFile;
 pub use form::network::Unusable;
 pub use form::parse_duration;
 pub use keys::{Key, KeyDefault, keys};
-pub use load::{load_member, load_registry};
+pub use load::{listening_address, load_member, load_registry};
 pub use source::Source;
 
 /// Whose settings.

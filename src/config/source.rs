@@ -351,7 +351,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The default of a key that has one.
-fn default_of<T>(setting: &Setting<T>) -> Option<T> {
+pub(super) fn default_of<T>(setting: &Setting<T>) -> Option<T> {
     match setting.default {
         KeyDefault::Value(text) => {
             Some(setting.form.read(&bare(text)).expect("each default of the table fits its form"))

@@ -1,0 +1,219 @@
+//! `netring healthcheck`: asks the daemon on this host for its `/health`, without a shell or another program.
+//!
+//! The exit code is for whoever would restart the daemon: 0 as long as it answers that it serves. A member that is unwell does,
+//! for a restart would not mend its host. The one line is for whoever reads why.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::config::{ConfigFile, Environment, Role, listening_address};
+
+use super::Exit;
+
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX: u64 = 64 * 1024;
+
+/// The longest text of the daemon's that is shown, in characters.
+const SHOWN_MAX: usize = 300;
+
+/// What a daemon says of itself.
+#[derive(Debug, Deserialize)]
+struct Health {
+    status: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Asks the daemon of this role, or of the one that the file at `config` is for.
+pub(super) fn run(
+    role: Option<Role>,
+    config: Option<&Path>,
+    limit: Duration,
+    environment: &Environment,
+    out: &mut dyn Write,
+) -> io::Result<Exit> {
+    let role = role.unwrap_or_else(|| role_of(config));
+    let (listening, faults) = listening_address(role, config, environment);
+    let url = format!("http://{}/health", reached_at(listening));
+    let daemon = format!("the {} at {url}", role.section());
+    let (exit, line) = match ask(&url, limit) {
+        Ok((serves, Health { status, reason })) => {
+            (if serves { Exit::Ok } else { Exit::Failed }, format!("{status}: {daemon}{}", because(reason.as_deref())))
+        }
+        Err(problem) => {
+            // The address may be wrong for that reason.
+            let doubt = faults.as_ref().and_then(|faults| faults.iter().next());
+            let doubt = doubt.map_or_else(String::new, |fault| format!("; its address is not known for sure: {fault}"));
+            (Exit::Failed, format!("unhealthy: {daemon} {problem}{doubt}"))
+        }
+    };
+    writeln!(out, "{}", one_line(&line))?;
+    Ok(exit)
+}
+
+/// A file of a registry alone is a registry's.
+fn role_of(config: Option<&Path>) -> Role {
+    let roles = config.and_then(|path| ConfigFile::read(path).ok()).map(|file| file.roles());
+    if roles.is_some_and(|roles| roles == [Role::Registry]) { Role::Registry } else { Role::Member }
+}
+
+/// Where one that listens there is reached from its own host.
+fn reached_at(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
+}
+
+/// The answer, and whether it is a success.
+fn ask(url: &str, limit: Duration) -> Result<(bool, Health), String> {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .timeout_global(Some(limit))
+        .user_agent(concat!("netring/", env!("CARGO_PKG_VERSION")))
+        .build();
+    let silence = |error: ureq::Error| match error {
+        ureq::Error::Timeout(_) => format!("does not answer within {limit:?}"),
+        ureq::Error::Io(error) => format!("does not answer: {}", without_code(&error)),
+        error => format!("does not answer: {error}"),
+    };
+    let (head, mut body) = ureq::Agent::new_with_config(config).get(url).call().map_err(silence)?.into_parts();
+    let body = body.with_config().limit(ANSWER_MAX).read_to_vec().map_err(silence)?;
+    let health = serde_json::from_slice(&body).map_err(|_| {
+        format!(
+            "answers {} with something that is no health of netring's: is it another program?",
+            head.status.as_u16()
+        )
+    })?;
+    Ok((head.status.is_success(), health))
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(" says: {reason}"))
+}
+
+fn without_code(error: &dyn fmt::Display) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// A text from outside, fit for one line of a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one request with `answer`; says where, and when it has been asked.
+    fn server(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let _ = io::Read::read(&mut client, &mut request).unwrap();
+            client.write_all(answer.as_bytes()).unwrap();
+            if answer.is_empty() {
+                std::thread::sleep(Duration::from_secs(5));
+            }
+        });
+        address
+    }
+
+    fn checked(role: Option<Role>, config: Option<&Path>, environment: &Environment) -> (Exit, String) {
+        let mut out = Vec::new();
+        let exit = run(role, config, Duration::from_millis(500), environment, &mut out).unwrap();
+        (exit, String::from_utf8(out).unwrap())
+    }
+
+    fn at(address: SocketAddr) -> Environment {
+        Environment::from([("NETRING_MEMBER_SERVER_PORT".into(), address.port().to_string())])
+    }
+
+    fn answer(status: &str, body: &str) -> &'static str {
+        let text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        Box::leak(text.into_boxed_str())
+    }
+
+    #[test]
+    fn the_exit_code_is_the_status_and_the_line_says_why() {
+        for (status, body, exit, line) in [
+            ("200 OK", r#"{"status": "healthy", "more": 1}"#, Exit::Ok, "healthy: the member at URL"),
+            (
+                "200 OK",
+                r#"{"status": "unwell", "reason": "starved\nof time"}"#,
+                Exit::Ok,
+                "unwell: the member at URL says: starved of time",
+            ),
+            (
+                "503 Service Unavailable",
+                r#"{"status": "unhealthy", "reason": "the control loop has stood still for 40 s"}"#,
+                Exit::Failed,
+                "unhealthy: the member at URL says: the control loop has stood still for 40 s",
+            ),
+            (
+                "404 Not Found",
+                "<html>",
+                Exit::Failed,
+                "unhealthy: the member at URL answers 404 with something that is no health of netring's: is it another program?",
+            ),
+        ] {
+            let address = server(answer(status, body));
+            let line = line.replace("URL", &format!("http://{address}/health"));
+            assert_eq!(checked(None, None, &at(address)), (exit, format!("{line}\n")));
+        }
+    }
+
+    #[test]
+    fn silence_is_unhealthy_within_the_limit() {
+        let address = server("");
+        let (exit, line) = checked(Some(Role::Member), None, &at(address));
+        assert_eq!((exit, line.contains("does not answer within 500ms")), (Exit::Failed, true), "{line}");
+        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let (exit, line) = checked(None, None, &at(nobody));
+        assert_eq!((exit, line.contains("does not answer: connection refused")), (Exit::Failed, true), "{line}");
+    }
+
+    #[test]
+    fn the_file_says_where_and_its_other_faults_do_not_matter() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netring.yaml");
+        let write = |text: String| std::fs::write(&path, text).unwrap();
+        let healthy = || server(answer("200 OK", r#"{"status": "healthy"}"#));
+
+        let address = healthy();
+        write(format!("registry:\n  colour: red\n  server: {{port: {}}}\n", address.port()));
+        let (exit, line) = checked(None, Some(&path), &Environment::new());
+        assert_eq!((exit, line), (Exit::Ok, format!("healthy: the registry at http://{address}/health\n")));
+
+        // No location, no registry.
+        let address = healthy();
+        write(format!("member:\n  server: {{host: \"::\", port: {}}}\n", address.port()));
+        assert_eq!(checked(None, Some(&path), &Environment::new()).0, Exit::Ok);
+
+        write("member:\n  server: {host: nowhere}\n".into());
+        let environment = at(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap());
+        let (exit, line) = checked(None, Some(&path), &environment);
+        assert_eq!(exit, Exit::Failed);
+        assert!(
+            line.contains("; its address is not known for sure: ") && line.contains("member.server.host"),
+            "{line}"
+        );
+        // A file that was spoilt after the start.
+        write("member: [".into());
+        let address = healthy();
+        assert_eq!(checked(None, Some(&path), &at(address)).0, Exit::Ok);
+    }
+}
