@@ -29,6 +29,8 @@ pub struct Fabric {
 /// One host: a namespace with one cable to the switch, `eth0`, and a loopback interface.
 #[derive(Clone, Debug)]
 pub struct Host {
+    /// Its name, as given to [`Fabric::new`].
+    pub name: String,
     namespace: String,
     cable: String,
     /// Its IPv4 address.
@@ -67,6 +69,7 @@ impl Fabric {
         ip(&["-n", &fabric.switch, "link", "set", "br0", "up"]);
         for (name, number) in names.iter().zip(1_u8..) {
             let host = Host {
+                name: (*name).into(),
                 namespace: format!("{prefix}-{name}"),
                 cable: format!("p{number}"),
                 v4: Ipv4Addr::new(10, 77, 0, number),
@@ -139,6 +142,12 @@ impl Drop for Fabric {
 }
 
 impl Host {
+    /// What its network namespace is called, on this machine alone.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Its address of the family asked for.
     #[must_use]
     pub fn ip(&self, v6: bool) -> IpAddr {
@@ -186,13 +195,19 @@ impl Host {
 
 /// Removes the namespaces of tests whose process is gone.
 fn sweep() {
-    let Ok(entries) = std::fs::read_dir(NAMESPACES) else { return };
-    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        let owner = name.strip_prefix("netring-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
-            remove(&name);
-        }
+    for name in left_behind(Path::new(NAMESPACES)) {
+        remove(&name);
     }
+}
+
+/// The names in a directory that carry the process id of a test that is gone.
+pub(super) fn left_behind(directory: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let of_nobody = |name: &String| {
+        let owner = name.strip_prefix("netring-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+    };
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(of_nobody).collect()
 }
 
 fn remove(namespace: &str) {

@@ -1,10 +1,11 @@
 //! What tests on real binaries stand on: processes that end with their test, addresses of their own, a strict reader of
-//! `/metrics`, and hosts in network namespaces.
+//! `/metrics`, hosts in network namespaces, and whole hosts that boot.
 //!
 //! A test file takes it by `pub mod support;`. Everything listens on [`address`], a loopback address that belongs to this
 //! test process alone, with ports counted upwards: nothing is tried and released, so nothing can be taken in between.
 //! Everything that waits polls with a deadline and fails with the last thing it saw.
 
+pub mod booted;
 pub mod daemon;
 pub mod fabric;
 pub mod http;
