@@ -87,9 +87,13 @@ impl Api {
         let admission = self.directory.register(candidate.clone()).await.map_err(|e| refusal(&e))?;
         let Candidate { instance_id, location, ip, port } = candidate;
         match admission {
-            Admission::Joined => tracing::info!(%instance_id, %location, %ip, port, "member joined the ring"),
-            Admission::Moved => tracing::info!(%instance_id, %location, %ip, port, "member moved"),
-            Admission::Renewed => tracing::debug!(%instance_id, %location, %ip, port, "member registered again"),
+            Admission::Joined => {
+                tracing::info!(instance = %instance_id, %location, %ip, port, "member joined the ring")
+            }
+            Admission::Moved => tracing::info!(instance = %instance_id, %location, %ip, port, "member moved"),
+            Admission::Renewed => {
+                tracing::debug!(instance = %instance_id, %location, %ip, port, "member registered again")
+            }
         }
         Ok(ok(&Registered { instance_id, status: "registered", known: admission.known() }))
     }
@@ -116,7 +120,7 @@ impl Api {
     async fn deregister(&self, body: &[u8]) -> Result<Response, Response> {
         let Identification { instance_id } = Identification::from_json(body).map_err(|e| bad_request(&e))?;
         if self.directory.deregister(&instance_id).await.map_err(|e| refusal(&e))? {
-            tracing::info!(%instance_id, "member left the ring: it deregistered");
+            tracing::info!(instance = %instance_id, "member left the ring: it deregistered");
         }
         Ok(ok(&json!({ "status": "deregistered" })))
     }

@@ -359,7 +359,7 @@ impl Directory {
         }
         self.exporter.expired(expired.len());
         for id in &expired {
-            tracing::info!(instance_id = %id, "member left the ring: no heartbeat within member_ttl");
+            tracing::info!(instance = %id, "member left the ring: no heartbeat within member_ttl");
         }
         let mut standing = self.standing();
         standing.contact = Some(clock::monotonic());
@@ -389,7 +389,7 @@ impl Directory {
         let before = std::mem::replace(&mut self.standing().mixed, out_of_reach.is_some());
         if let (false, Some(member)) = (before, out_of_reach) {
             tracing::warn!(
-                instance_id = %member.instance_id, location = %member.location, ip = %member.ip,
+                instance = %member.instance_id, location = %member.location, ip = %member.ip,
                 "members registered with a loopback address cannot be reached from elsewhere, and there are others in the \
                  ring; set their member.server.advertise_ip, or a registry.url that names this host's address"
             );
