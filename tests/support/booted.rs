@@ -8,7 +8,7 @@
 //! let Some(fabric) = Fabric::new(&["us1", "eu1"]) else { return };
 //! let Some(mut us1) = Booted::start(&fabric.hosts()[0], System::Bookworm) else { return };
 //! us1.install();
-//! us1.write("/etc/netring/registry.yaml", "registry:\n");
+//! us1.configure_registry();
 //! us1.run(&["systemctl", "enable", "--now", "netring-registry"]);
 //! assert_eq!(us1.property("netring-registry", "SubState"), "running");
 //! us1.reboot();
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::daemon::NETRING;
+use super::daemon::{Member, NETRING, Registry};
 use super::fabric::{Fabric, Host, left_behind};
 use super::http::{self, Answer};
 use super::metrics::Metrics;
@@ -38,6 +38,12 @@ const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/boot");
 
 /// Where the folders of the hosts' cgroups are, one hierarchy in the place of all.
 const CGROUPS: &str = "/sys/fs/cgroup/systemd";
+
+/// Where the registry of a host listens.
+pub const REGISTRY_PORT: u16 = 8756;
+
+/// Where its member does.
+pub const MEMBER_PORT: u16 = 8757;
 
 /// The whole environment of a command on a host.
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
@@ -338,6 +344,22 @@ impl Booted {
         }
         self.run(&["journalctl", "--update-catalog"]);
         self.run(&["systemctl", "daemon-reload"]);
+    }
+
+    /// Writes the configuration of a registry, which listens everywhere and keeps a member for a minute.
+    pub fn configure_registry(&self) {
+        let server = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), REGISTRY_PORT);
+        let registry = Registry { server, member_ttl: 60, ..Registry::new() };
+        self.write("/etc/netring/registry.yaml", &registry.yaml());
+    }
+
+    /// Writes the configuration of a member that does everything once a second, knows the registry by the address of its
+    /// host, and makes its identity itself.
+    pub fn configure_member(&self, location: &str, registry: &Host) {
+        let registry = SocketAddr::new(registry.v4.into(), REGISTRY_PORT);
+        let server = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), MEMBER_PORT);
+        let member = Member { server, instance_id: None, ..Member::new(location, registry) };
+        self.write("/etc/netring/member.yaml", &member.yaml());
     }
 
     // ----------------------------------------------------------------------------------------- Services and logs.
