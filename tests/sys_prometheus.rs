@@ -3,32 +3,14 @@
 pub mod support;
 
 use support::daemon::{Registry, Ring};
-use support::prometheus::Prometheus;
+use support::prometheus::{Prometheus, hasty_rules, static_jobs};
 use support::{SOON, eventually, holds};
-
-/// The rules as they are shipped, with every hold time cut to a second.
-fn hasty_rules() -> String {
-    let rules = include_str!("../config/alerts.yml");
-    let hold = |line: &str| if line.trim_start().starts_with("for: ") { "    for: 1s".into() } else { line.to_owned() };
-    rules.lines().map(hold).collect::<Vec<_>>().join("\n")
-}
-
-/// The job of the quick start, with these targets.
-fn static_job(ring: &Ring) -> String {
-    let targets: Vec<String> = ring.members.iter().map(|member| format!("'{}'", member.server)).collect();
-    format!(
-        "  - {{job_name: netring, metrics_path: /metrics, static_configs: [{{targets: [{}]}}]}}\n  \
-         - {{job_name: netring-registry, static_configs: [{{targets: ['{}']}}]}}\n",
-        targets.join(", "),
-        ring.registry.server
-    )
-}
 
 #[test]
 fn every_query_has_an_answer_and_both_alerts_fire_and_clear() {
     // Leases that outlast the test: a dead member stays on the roster and is seen failing.
     let mut ring = Ring::start(&Registry { member_ttl: 300, ..Registry::new() }, &["us1", "eu1", "asia1"]);
-    let Some(prometheus) = Prometheus::start(&static_job(&ring), &hasty_rules()) else { return };
+    let Some(prometheus) = Prometheus::start(&static_jobs(&ring), &hasty_rules()) else { return };
 
     for (query, series) in [
         ("netring_connectivity_tcp", 6),

@@ -7,6 +7,7 @@
 
 pub mod booted;
 pub mod daemon;
+pub mod dashboard;
 pub mod fabric;
 pub mod http;
 pub mod metrics;

@@ -6,9 +6,30 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::daemon::Ring;
 use super::metrics::Labels;
 use super::process::Process;
 use super::{SOON, Scratch, eventually, http, installed, socket};
+
+/// The rules as they are shipped, with every hold time cut to a second.
+#[must_use]
+pub fn hasty_rules() -> String {
+    let rules = include_str!("../../config/alerts.yml");
+    let hold = |line: &str| if line.trim_start().starts_with("for: ") { "    for: 1s".into() } else { line.to_owned() };
+    rules.lines().map(hold).collect::<Vec<_>>().join("\n")
+}
+
+/// The jobs of the quick start, with these targets.
+#[must_use]
+pub fn static_jobs(ring: &Ring) -> String {
+    let targets: Vec<String> = ring.members.iter().map(|member| format!("'{}'", member.server)).collect();
+    format!(
+        "  - {{job_name: netring, metrics_path: /metrics, static_configs: [{{targets: [{}]}}]}}\n  \
+         - {{job_name: netring-registry, static_configs: [{{targets: ['{}']}}]}}\n",
+        targets.join(", "),
+        ring.registry.server
+    )
+}
 
 /// A running server.
 #[derive(Debug)]
@@ -61,13 +82,42 @@ impl Prometheus {
     pub fn query(&self, expression: &str) -> Vec<(Labels, f64)> {
         let data = self.api(&format!("/api/v1/query?query={}", percent_encoded(expression)));
         let series = data["result"].as_array().expect("an instant query gives a list");
+        series.iter().map(|series| (labels(&series["metric"]), number(&series["value"]))).collect()
+    }
+
+    /// What an expression gives at each second of the last `seconds`: each series' labels and values.
+    ///
+    /// # Panics
+    ///
+    /// Where Prometheus does not take the expression.
+    #[must_use]
+    #[track_caller]
+    pub fn query_range(&self, expression: &str, seconds: u32) -> Vec<(Labels, Vec<f64>)> {
+        let now = self.query("vector(time())")[0].1;
+        let start = now - f64::from(seconds);
+        let query = percent_encoded(expression);
+        let data = self.api(&format!("/api/v1/query_range?query={query}&start={start}&end={now}&step=1"));
+        let series = data["result"].as_array().expect("a range query gives a list");
         series
             .iter()
             .map(|series| {
-                let value = series["value"][1].as_str().and_then(|text| text.parse().ok());
-                (labels(&series["metric"]), value.expect("a value is a number in a text"))
+                let values = series["values"].as_array().expect("a series has values");
+                (labels(&series["metric"]), values.iter().map(number).collect())
             })
             .collect()
+    }
+
+    /// The values that a label has on these series.
+    ///
+    /// # Panics
+    ///
+    /// Where Prometheus does not take the selector.
+    #[must_use]
+    #[track_caller]
+    pub fn label_values(&self, selector: &str, label: &str) -> Vec<String> {
+        let data = self.api(&format!("/api/v1/label/{label}/values?match[]={}", percent_encoded(selector)));
+        let values = data.as_array().expect("the values are a list");
+        values.iter().map(|value| value.as_str().expect("a value is a text").to_owned()).collect()
     }
 
     /// The labels of the alerts that fire at this moment.
@@ -96,6 +146,11 @@ fn configuration(jobs: &str) -> String {
         "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
          rule_files: [rules.yml]\nscrape_configs:\n{jobs}"
     )
+}
+
+/// The second of a pair of time and value.
+fn number(sample: &Value) -> f64 {
+    sample[1].as_str().and_then(|text| text.parse().ok()).expect("a value is a number in a text")
 }
 
 fn labels(object: &Value) -> Labels {
