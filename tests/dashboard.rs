@@ -349,3 +349,36 @@ fn grafana_is_provisioned_with_what_is_shipped() {
     assert_eq!((providers.api_version, provider.kind.as_str()), (1, "file"));
     assert_eq!(provider.options["path"], "/var/lib/grafana/dashboards");
 }
+
+#[test]
+fn every_alert_leads_to_the_dashboard() {
+    #[derive(serde::Deserialize)]
+    struct Rules {
+        groups: Vec<Group>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Group {
+        rules: Vec<Alert>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Alert {
+        alert: String,
+        annotations: BTreeMap<String, String>,
+    }
+    let dashboard = Dashboard::parse(SHIPPED);
+    let page = format!("/d/{}", text(&dashboard.0["uid"]));
+    let variables: Vec<&str> = dashboard.variables().iter().map(|variable| text(&variable["name"])).collect();
+    let rules: Rules = serde_yaml::from_str(include_str!("../config/alerts.yml")).expect("the alerts are valid");
+    let alerts: Vec<Alert> = rules.groups.into_iter().flat_map(|group| group.rules).collect();
+    assert!(alerts.len() > 10);
+    for Alert { alert, annotations } in alerts {
+        let (path, choice) = annotations["dashboard"].split_once('?').unwrap_or((&annotations["dashboard"], ""));
+        assert_eq!(path, page, "{alert}");
+        for (name, value) in choice.split('&').filter_map(|part| part.split_once('=')) {
+            let variable = name.strip_prefix("var-").expect(name);
+            assert!(variables.contains(&variable), "{alert}: ${variable}");
+            assert!(value.ends_with(" | urlquery }}"), "{alert}: a label can hold any sign: {value}");
+        }
+        assert!(annotations["description"].len() > 80, "{alert} says what to do");
+    }
+}
