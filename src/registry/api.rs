@@ -88,11 +88,11 @@ impl Api {
         let Candidate { instance_id, location, ip, port } = candidate;
         match admission {
             Admission::Joined => {
-                tracing::info!(instance = %instance_id, %location, %ip, port, "member joined the ring")
+                tracing::info!(instance = %instance_id, %location, %ip, port, "member joined the ring");
             }
             Admission::Moved => tracing::info!(instance = %instance_id, %location, %ip, port, "member moved"),
             Admission::Renewed => {
-                tracing::debug!(instance = %instance_id, %location, %ip, port, "member registered again")
+                tracing::debug!(instance = %instance_id, %location, %ip, port, "member registered again");
             }
         }
         Ok(ok(&Registered { instance_id, status: "registered", known: admission.known() }))
