@@ -14,7 +14,7 @@ use crate::config::{
     self, ConfigFaults, Environment, Loaded, LogFormat, LogSettings, MemberSettings, RegistrySettings, Role,
 };
 use crate::host::descriptors;
-use crate::host::logging::{self, Logging};
+use crate::host::logging::{self, Logging, events};
 use crate::host::memory;
 use crate::host::reload::{self, Outcome, Reloads};
 use crate::host::signals::{Signal, Signals};
@@ -248,7 +248,7 @@ impl<S> Life<S> {
             }
             let still = self.vitals.stalled();
             if let Some(still) = still.filter(|still| stalled != Some(still.name)) {
-                error!("{still}");
+                error!(event = events::LOOP_STALLED, reason = %still, "a vital loop stands still");
             }
             stalled = still.map(|still| still.name);
             if stalled.is_none() && watchdog.is_some() {
@@ -265,14 +265,14 @@ impl<S> Life<S> {
         self.reloads.begin();
         let outcome = match self.take_up(daemon) {
             Ok(waiting) => {
-                info!("configuration reloaded");
+                info!(event = events::CONFIGURATION_IN_FORCE, "configuration reloaded");
                 if !waiting.is_empty() {
                     warn!(keys = waiting.join(", "), "these changes wait for a restart");
                 }
                 Outcome::InForce { waiting: waiting.into_iter().map(str::to_owned).collect() }
             }
             Err(why) => {
-                error!("new configuration refused, the old one stays in force: {why}");
+                error!(event = events::CONFIGURATION_REFUSED, reason = %why, "new configuration refused, the old one stays in force");
                 Outcome::Refused { why }
             }
         };

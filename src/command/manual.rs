@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::{Arg, Command};
 use roff::{Inline, Roff, bold, italic, roman};
 
-use crate::config::{self, KeyDefault};
+use crate::config::{self, KeyDefault, Role};
+use crate::host::logging::events::KINDS;
 
 use super::{EXIT_CODES, Exit, complain, table};
 
@@ -40,8 +41,8 @@ pub(super) fn write_all(dir: &Path) -> Exit {
 
 fn render(name: &str) -> io::Result<Vec<u8>> {
     let roff = match name {
-        "netring-registry.8" => daemon("registry", &REGISTRY),
-        "netring-member.8" => daemon("member", &MEMBER),
+        "netring-registry.8" => daemon(Role::Registry, &REGISTRY),
+        "netring-member.8" => daemon(Role::Member, &MEMBER),
         "netring.yaml.5" => configuration(),
         _ => all_commands(),
     };
@@ -111,7 +112,8 @@ const MEMBER: Administration = Administration {
 };
 
 /// The page of a daemon, in the section for system administration.
-fn daemon(name: &str, administration: &Administration) -> Roff {
+fn daemon(role: Role, administration: &Administration) -> Roff {
+    let name = role.section();
     let all = built();
     let command = all.find_subcommand(name).expect("the daemons are in the table");
     let mut roff = headed(&format!("netring-{name}"), "8", &about(command));
@@ -129,11 +131,32 @@ fn daemon(name: &str, administration: &Administration) -> Roff {
             item(&mut roff, vec![bold(*name)], meaning);
         }
     }
+    journal(&mut roff, role);
     exit_status(&mut roff);
     roff.control("SH", ["EXAMPLES"]);
     examples(&mut roff, command);
     see_also(&mut roff, &format!("netring-{name}(8)"));
     roff
+}
+
+/// What the daemon of this role tells the journal.
+fn journal(roff: &mut Roff, role: Role) {
+    roff.control("SH", ["JOURNAL"]).text([roman(
+        "Where stderr is the journal, the facts of an event are fields of its entry: NETRING_LOCATION and NETRING_INSTANCE for \
+         who it is about, at a member also NETRING_TARGET_LOCATION, NETRING_TARGET and NETRING_CHECK for what was probed; \
+         NETRING_REASON says why. Events worth an alert have a NETRING_EVENT and a MESSAGE_ID, which stay the same whatever \
+         else changes; journalctl -x explains them. In text and JSON the field is event.",
+    )]);
+    let of_role = || KINDS.iter().filter(|kind| kind.by.contains(&role));
+    for kind in of_role() {
+        item(roff, vec![bold(kind.name), roman(" "), roman(kind.id)], &format!("{} {}", kind.meaning, kind.advice));
+    }
+    roff.control("PP", []).text([roman("All of one kind, such as:")]);
+    roff.control("PP", []).control("EX", []);
+    for kind in of_role().take(1) {
+        roff.text([roman(format!("journalctl -x MESSAGE_ID={}", kind.id))]);
+    }
+    roff.control("EE", []);
 }
 
 /// The page of the program: each command with its options. The daemons have pages of their own.

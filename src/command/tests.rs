@@ -6,6 +6,7 @@ use std::process::{Command as Process, Output, Stdio};
 use clap::error::ErrorKind;
 
 use super::*;
+use crate::host::logging::events::KINDS;
 
 /// The commands that `--help` can be asked of, as typed behind `netring`.
 fn commands() -> Vec<Vec<String>> {
@@ -173,7 +174,7 @@ fn page(name: &str) -> String {
 
 #[test]
 fn manual_pages_have_the_sections_an_administrator_looks_for() {
-    let daemon = "NAME SYNOPSIS DESCRIPTION OPTIONS SIGNALS FILES ENVIRONMENT EXIT_STATUS EXAMPLES SEE_ALSO";
+    let daemon = "NAME SYNOPSIS DESCRIPTION OPTIONS SIGNALS FILES ENVIRONMENT JOURNAL EXIT_STATUS EXAMPLES SEE_ALSO";
     for (name, sections) in [
         ("netring.1", "NAME SYNOPSIS DESCRIPTION COMMANDS ENVIRONMENT EXIT_STATUS SEE_ALSO"),
         ("netring-registry.8", daemon),
@@ -186,6 +187,12 @@ fn manual_pages_have_the_sections_an_administrator_looks_for() {
         assert_eq!(found, sections, "{name}");
         let (title, section) = name.rsplit_once('.').unwrap();
         assert!(page.contains(&format!(".TH {title} {section} ")), "{name} is titled by its name and section");
+    }
+    for kind in &KINDS {
+        for role in Role::ALL {
+            let page = page(&format!("netring-{}.8", role.section()));
+            assert_eq!(page.contains(kind.id), kind.by.contains(&role), "{} on the page of {role:?}", kind.name);
+        }
     }
     let all = page("netring.1");
     for command in commands() {

@@ -37,6 +37,8 @@ pub struct State {
     pub at: Instant,
     /// Since when the target has been up or down without a break.
     pub since: Instant,
+    /// How many probes have failed since then.
+    pub failed: u64,
 }
 
 /// One target and what is known of it.
@@ -76,6 +78,8 @@ pub struct Transition {
     pub failure: Option<Failure>,
     /// How long it had been the other way; nothing where it had no state before.
     pub lasted: Option<Duration>,
+    /// How many probes had failed meanwhile.
+    pub failed: u64,
 }
 
 /// The registry, as this member sees it.
@@ -407,9 +411,11 @@ impl Watched {
             peer: Arc::clone(&self.peer),
             check: self.check.clone(),
             failure: result.as_ref().err().cloned(),
-            lasted: before.map(|state| at.saturating_duration_since(state.since)),
+            lasted: before.as_ref().map(|state| at.saturating_duration_since(state.since)),
+            failed: before.as_ref().map_or(0, |state| state.failed),
         });
-        self.state = Some(State { result, at, since });
+        let failed = if is_up { 0 } else { before.map_or(0, |state| state.failed) + 1 };
+        self.state = Some(State { result, at, since, failed });
         transition
     }
 }

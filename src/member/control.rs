@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::config::{Advertise, MemberSettings};
 use crate::host::address;
+use crate::host::logging::events;
 use crate::host::state::StateDir;
 use crate::host::vitals::Pulse;
 use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
@@ -152,6 +153,8 @@ struct Driver {
     double: Option<SocketAddr>,
     trouble: Option<Trouble>,
     unusable: usize,
+    /// The last roster could not be kept.
+    forgetful: bool,
 }
 
 impl Driver {
@@ -177,6 +180,7 @@ impl Driver {
             double: None,
             trouble: None,
             unusable: 0,
+            forgetful: false,
         }
     }
 
@@ -306,7 +310,9 @@ impl Driver {
         });
         if double.is_some() && self.double != double {
             let address = double.map(tracing::field::display);
-            warn!(instance = %self.me, address, "another member has the identity of this one, and peers see only one of them");
+            warn!(
+                event = events::IDENTITY_TWICE, location = %self.settings.location, instance = %self.me, address, "another member has the identity of this one, and peers see only one of them"
+            );
         }
         self.double = double;
     }
@@ -354,7 +360,7 @@ impl Driver {
     }
 
     /// Keeps the peers for the next start.
-    fn keep(&self) {
+    fn keep(&mut self) {
         let Some(state) = &self.state else { return };
         let member = |(peer, last_seen): (&Arc<Peer>, u64)| Member {
             instance_id: peer.instance_id.clone(),
@@ -367,9 +373,13 @@ impl Driver {
         };
         let roster = Members { members: self.peers.iter().map(member).collect() };
         let text = serde_json::to_vec(&roster).expect("names, numbers and addresses always have a JSON form");
-        if let Err(error) = state.write(ROSTER_FILE, &text) {
-            warn!(%error, "cannot keep the roster for the next start");
+        let kept = state.write(ROSTER_FILE, &text);
+        match (&kept, self.forgetful) {
+            (Err(error), false) => warn!(%error, "cannot keep the roster for the next start"),
+            (Ok(()), true) => info!("the roster is kept for the next start again"),
+            _ => {}
         }
+        self.forgetful = kept.is_err();
     }
 
     /// Begins with the roster of the last run.
@@ -441,20 +451,30 @@ impl Driver {
         let up = self.session.is_well();
         lock(&self.board).registry.up = up;
         let url = &self.settings.registry.url.base;
+        let (location, instance) = (&self.settings.location, &self.me);
         if let Some(problem) = problem {
             if self.trouble.get_or_insert_with(|| Trouble::new(now)).is_news(request, &problem) {
                 match problem {
                     ClientError::Unreachable(why) => {
-                        warn!(registry = %url, reason = %why, "registry lost: the ring is probed as last known");
+                        warn!(
+                            event = events::REGISTRY_LOST, %location, %instance, registry = %url, reason = %why,
+                            "registry lost: the ring is probed as last known"
+                        );
                     }
                     ClientError::Refused { .. } => {
-                        warn!(registry = %url, request = name(request), reason = %problem, "registry refuses");
+                        warn!(
+                            event = events::REGISTRY_REFUSES, %location, %instance, registry = %url,
+                            request = name(request), reason = %problem, "registry refuses"
+                        );
                     }
                 }
             }
         } else if up && let Some(trouble) = self.trouble.take() {
             let lasted = rough(now.saturating_duration_since(trouble.since));
-            info!(registry = %url, attempts = trouble.attempts, "registry back after {lasted}");
+            info!(
+                event = events::REGISTRY_BACK, %location, %instance, registry = %url, attempts = trouble.attempts, lasted,
+                "registry back"
+            );
         }
     }
 

@@ -36,12 +36,13 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::config::{MemberSettings, ServerSettings};
 use crate::host::descriptors;
+use crate::host::logging::events;
 use crate::host::reload::Reloads;
 use crate::host::state::StateDir;
 use crate::host::vitals::Vitals;
 use crate::probe;
 use crate::serve::{self, BindError};
-use crate::wire::InstanceId;
+use crate::wire::{InstanceId, Location};
 
 use board::{Board, Freshness, Transition, rough};
 use control::Control;
@@ -252,8 +253,7 @@ impl Service {
                 let reports = tokio::spawn(async move {
                     let mut unwell = false;
                     while take_in(&mut inbox, &board).await {
-                        let why = lock(&board).unwell(clock::monotonic()).map(str::to_owned);
-                        log_health(why.as_deref(), &mut unwell);
+                        log_health(&board, &mut unwell);
                         exporter.tidy();
                     }
                 });
@@ -275,26 +275,37 @@ async fn take_in(inbox: &mut mpsc::Receiver<Vec<Report>>, board: &Mutex<Board>) 
         Ok(None) => return false,
         Err(_) => Vec::new(),
     };
-    let transitions: Vec<Transition> = {
+    let (transitions, location, instance): (Vec<Transition>, _, _) = {
         let mut board = lock(board);
-        reports.into_iter().filter_map(|report| board.apply(report)).collect()
+        let transitions = reports.into_iter().filter_map(|report| board.apply(report)).collect();
+        (transitions, board.location.clone(), board.instance_id.clone())
     };
-    transitions.iter().for_each(log);
+    transitions.iter().for_each(|transition| log(transition, &location, &instance));
     true
 }
 
 /// Says when this member becomes unwell, and when it is well again.
-fn log_health(why: Option<&str>, unwell: &mut bool) {
-    match (why, *unwell) {
-        (Some(why), false) => warn!("this member is unwell, and holds what it sees fail against no peer: {why}"),
-        (None, true) => info!("this member is well again"),
-        _ => return,
+fn log_health(board: &Mutex<Board>, unwell: &mut bool) {
+    let (why, location, instance) = {
+        let board = lock(board);
+        let why = board.unwell(clock::monotonic()).map(str::to_owned);
+        if why.is_some() == *unwell {
+            return;
+        }
+        (why, board.location.clone(), board.instance_id.clone())
+    };
+    match why {
+        Some(reason) => warn!(
+            event = events::MEMBER_UNWELL, %location, %instance, reason,
+            "this member is unwell, and holds what it sees fail against no peer"
+        ),
+        None => info!(event = events::MEMBER_WELL, %location, %instance, "this member is well again"),
     }
     *unwell = !*unwell;
 }
 
-fn log(transition: &Transition) {
-    let Transition { peer, check, failure, lasted } = transition;
+fn log(transition: &Transition, location: &Location, instance: &InstanceId) {
+    let Transition { peer, check, failure, lasted, failed } = transition;
     let endpoint = match check {
         probe::Check::Tcp => None,
         probe::Check::Http { endpoint } => Some(&**endpoint),
@@ -302,12 +313,17 @@ fn log(transition: &Transition) {
     let check = check.check_type().label();
     match failure {
         Some(failure) => warn!(
+            event = events::PEER_DOWN, %location, %instance,
             target_location = %peer.location, target = %peer.instance_id, check, endpoint,
             reason = failure.reason.label(), detail = failure.detail, "peer down"
         ),
         None => {
             let lasted = lasted.map_or_else(String::new, rough);
-            info!(target_location = %peer.location, target = %peer.instance_id, check, endpoint, lasted, "peer up again");
+            info!(
+                event = events::PEER_UP, %location, %instance,
+                target_location = %peer.location, target = %peer.instance_id, check, endpoint,
+                lasted, failed_probes = *failed, "peer up again"
+            );
         }
     }
 }

@@ -24,6 +24,7 @@ use super::exporter::Exporter;
 use super::roster::{Admission, Candidate};
 use super::store::{Followed, Limits, Mark, Store, StoreError};
 use crate::clock;
+use crate::host::logging::events;
 use crate::host::vitals::Pulse;
 use crate::wire::{InstanceId, Location, Member, Members};
 
@@ -103,7 +104,8 @@ struct Standing {
     /// When a lease of the view could end.
     first_end: Option<Instant>,
     outage: Option<Outage>,
-    impaired: Option<String>,
+    /// Why registrations are turned away though the store answers, and since when.
+    impaired: Option<(String, Instant)>,
     unusable: usize,
     /// Whether the ring has members with loopback addresses and others.
     mixed: bool,
@@ -256,7 +258,11 @@ impl Directory {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let standing = self.standing();
-        standing.outage.as_ref().map(|outage| outage.cause.to_string()).or_else(|| standing.impaired.clone())
+        standing
+            .outage
+            .as_ref()
+            .map(|outage| outage.cause.to_string())
+            .or_else(|| standing.impaired.as_ref().map(|(reason, _)| reason.clone()))
     }
 
     /// The body of `GET /members` for `view`, with each member's last heartbeat; made at most once a second.
@@ -352,6 +358,7 @@ impl Directory {
 
     fn take_in(&self, followed: Followed, changes: u64, asked: Instant) {
         let Followed { mark, roster, next_expiry, expired, unusable, impaired } = followed;
+        let before = self.latest();
         if let Some(members) = roster {
             let view = View::new(mark, members);
             self.note_reach(&view);
@@ -359,28 +366,46 @@ impl Directory {
         }
         self.exporter.expired(expired.len());
         for id in &expired {
-            tracing::info!(instance = %id, "member left the ring: no heartbeat within member_ttl");
+            let known = before.iter().flat_map(|view| &view.members).find(|member| member.instance_id == *id);
+            let location = known.map(|member| tracing::field::display(&member.location));
+            tracing::info!(
+                event = events::LEASE_ENDED, instance = %id, location,
+                "member left the ring: no heartbeat within member_ttl"
+            );
         }
+        let store = self.store.name();
         let mut standing = self.standing();
         standing.contact = Some(clock::monotonic());
         standing.shown = standing.shown.max(changes);
         standing.first_end = next_expiry.map(|left| asked + left);
         if let Some(Outage { since, failures, .. }) = standing.outage.take() {
-            let seconds = clock::monotonic().saturating_duration_since(since).as_secs();
-            tracing::info!(seconds, failures, store = self.store.name(), "the store is back");
+            tracing::info!(
+                event = events::STORE_BACK,
+                store,
+                lasted = since_then(since),
+                failures,
+                "the store is back"
+            );
         }
-        match (&standing.impaired, &impaired) {
-            (None, Some(reason)) => tracing::warn!("registrations are turned away: {reason}"),
-            (Some(_), None) => tracing::info!("registrations are taken again"),
+        let impaired_before = standing.impaired.take();
+        match (&impaired_before, &impaired) {
+            (None, Some(reason)) => {
+                tracing::warn!(event = events::STORE_LOST, store, reason, "registrations are turned away");
+            }
+            (Some((_, since)), None) => {
+                let lasted = since_then(*since);
+                tracing::info!(event = events::STORE_BACK, store, lasted, "registrations are taken again");
+            }
             _ => {}
         }
+        let since = impaired_before.map_or_else(clock::monotonic, |(_, since)| since);
+        standing.impaired = impaired.map(|reason| (reason, since));
         if unusable > standing.unusable {
             tracing::warn!(entries = unusable, "left out entries of other programs that make no sense");
         }
         standing.unusable = unusable;
-        self.exporter.store_up(impaired.is_none());
+        self.exporter.store_up(standing.impaired.is_none());
         self.exporter.unusable(unusable);
-        standing.impaired = impaired;
     }
 
     /// Says when members on this host and members elsewhere come together, who cannot reach each other.
@@ -405,7 +430,10 @@ impl Directory {
                 outage.cause = cause.clone();
             }
             None => {
-                tracing::warn!(store = self.store.name(), "the roster is served as it was last known: {cause}");
+                tracing::warn!(
+                    event = events::STORE_LOST, store = self.store.name(), reason = %cause,
+                    "the store is lost: the roster is served as it was last known"
+                );
                 let since = clock::monotonic();
                 standing.outage = Some(Outage { cause: cause.clone(), since, failures: 1 });
             }
@@ -415,6 +443,11 @@ impl Directory {
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long ago a moment was, for a log line.
+fn since_then(moment: Instant) -> String {
+    format!("{} s", clock::monotonic().saturating_duration_since(moment).as_secs())
 }
 
 impl Listing {

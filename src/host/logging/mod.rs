@@ -2,11 +2,14 @@
 //!
 //! Three forms: the journal's own protocol, with each field as a journal field (`NETRING_LOCATION=`), when stderr is the
 //! journal; one JSON object a line; or text for people. Events carry their facts as fields, not in the message; the house
-//! uses `location`, `instance`, `target_location`, `target`, `check` and `reason`. Spans are not used and not shown.
+//! uses `location`, `instance`, `target_location`, `target`, `check` and `reason`, and `event` for the kinds of [`events`].
+//! Spans are not used and not shown.
 //!
 //! Whatever a field holds, an event stays one line: names and texts from the network cannot forge another.
 //! The level can change while running ([`Logging::set_level`]); the form cannot.
 
+pub mod events;
+mod journal;
 mod level;
 mod lines;
 
@@ -16,13 +19,13 @@ use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::MetadataExt;
 
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogSettings};
+use journal::Journal;
 use lines::{Form, Lines};
 
 pub use level::LevelError;
@@ -80,7 +83,8 @@ fn output(format: LogFormat, role: &str) -> Output {
         LogFormat::Json => to_stderr(Form::Json),
         LogFormat::Auto if stderr_is_journal() => {
             // A journal that cannot be reached still reads stderr.
-            journal(role).unwrap_or_else(|_| to_stderr(Form::Text { colour: false }))
+            Journal::open(role)
+                .map_or_else(|_| to_stderr(Form::Text { colour: false }), |journal| Box::new(journal) as Output)
         }
         LogFormat::Auto | LogFormat::Text => to_stderr(Form::Text { colour: stderr_shows_colour() }),
     }
@@ -89,16 +93,6 @@ fn output(format: LogFormat, role: &str) -> Output {
 fn to_stderr(form: Form) -> Output {
     // Where stderr is gone there is nobody left to tell.
     Box::new(Lines::new(form, |line| drop(io::stderr().lock().write_all(line.as_bytes()))))
-}
-
-fn journal(role: &str) -> io::Result<Output> {
-    let priorities =
-        PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() };
-    let layer = tracing_journald::layer()?
-        .with_field_prefix(Some("NETRING".into()))
-        .with_syslog_identifier(format!("netring-{role}"))
-        .with_priority_mappings(priorities);
-    Ok(Box::new(layer))
 }
 
 /// Whether stderr is the journal, as systemd.exec(5) says to find out: `JOURNAL_STREAM` holds its device and inode.
