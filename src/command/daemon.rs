@@ -232,7 +232,7 @@ impl<S> Life<S> {
         let mut shown = status(daemon, false);
         self.notifier.status(&shown);
         self.notifier.ready();
-        let mut stalled = None;
+        let (mut stalled, mut told) = (None, None);
         loop {
             tokio::select! {
                 signal = self.signals.next() => match signal {
@@ -247,10 +247,11 @@ impl<S> Life<S> {
                 shown = status;
             }
             let still = self.vitals.stalled();
-            if let Some(still) = still.filter(|still| stalled != Some(still.name)) {
+            // Not at the first look: where the whole process stood still the others are only about to move.
+            if let Some(still) = still.filter(|still| stalled == Some(still.name) && told != stalled) {
                 error!(event = events::LOOP_STALLED, reason = %still, "a vital loop stands still");
             }
-            stalled = still.map(|still| still.name);
+            (stalled, told) = (still.map(|still| still.name), stalled.filter(|_| still.is_some()));
             if stalled.is_none() && watchdog.is_some() {
                 self.notifier.watchdog();
             }

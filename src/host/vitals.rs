@@ -3,10 +3,17 @@
 //! A vital loop gets a [`Pulse`] with a limit and marks it on every turn. Whoever tells the service manager that all is well
 //! asks [`Vitals::stalled`] first, so that a stuck loop ends in a restart and a busy one does not. A loop that has ended, by a
 //! panic for one, marks no more and so counts as stalled. Limits go by the monotonic clock.
+//!
+//! A loop that is about to wait for something slow, with a time limit of its own, marks with the time that may take
+//! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. Work that comes and goes, on threads that do
+//! so too, is put on record piece by piece ([`Vitals::pieces`]): each must end within the limit.
+//!
+//! What needs no record: the thread that speaks with the service manager and the one that feeds it fall silent by standing
+//! still; those that look up names and interfaces leave the others with what they last said.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -14,23 +21,46 @@ use crate::clock;
 /// The vital loops of one daemon.
 #[derive(Clone, Debug)]
 pub struct Vitals {
-    start: Instant,
     loops: Arc<Mutex<Vec<Loop>>>,
+    pieces: Arc<Mutex<Vec<Pieces>>>,
 }
 
 #[derive(Debug)]
 struct Loop {
     name: &'static str,
-    limit: Duration,
     pulse: Pulse,
 }
 
 /// How one loop says that it moves.
 #[derive(Clone, Debug)]
 pub struct Pulse {
-    start: Instant,
-    /// Nanoseconds from `start` to the last mark.
-    last: Arc<AtomicU64>,
+    /// How long a turn may take unless it says otherwise.
+    limit: Duration,
+    shared: Arc<Mutex<Mark>>,
+}
+
+/// The last mark of a loop.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    /// How long until the next.
+    limit: Duration,
+}
+
+/// Work of one sort, each piece of which must end in time.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    name: &'static str,
+    limit: Duration,
+    /// When each that is under way was taken up, by its number.
+    under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
+}
+
+/// A piece of work. It ends when this is dropped, so it goes to whoever does the work.
+#[derive(Debug)]
+pub struct Piece {
+    number: u64,
+    under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
 /// A loop that stands still.
@@ -44,7 +74,7 @@ pub struct Stalled {
 
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {} loop has stood still for {} s", self.name, self.silent.as_secs())
+        write!(f, "the {} has stood still for {} s", self.name, self.silent.as_secs())
     }
 }
 
@@ -52,7 +82,7 @@ impl Vitals {
     /// No loops yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: clock::monotonic(), loops: Arc::default() }
+        Self { loops: Arc::default(), pieces: Arc::default() }
     }
 
     /// Adds a loop that must mark at least once every `limit`. Its first limit starts now.
@@ -62,24 +92,37 @@ impl Vitals {
     }
 
     fn add_at(&self, name: &'static str, limit: Duration, now: Instant) -> Pulse {
-        let pulse = Pulse { start: self.start, last: Arc::default() };
-        pulse.mark_at(now);
-        let entry = Loop { name, limit, pulse: pulse.clone() };
-        self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        let pulse = Pulse { limit, shared: Arc::new(Mutex::new(Mark { at: now, limit })) };
+        lock(&self.loops).push(Loop { name, pulse: pulse.clone() });
         pulse
     }
 
-    /// The first loop, in the order they were added, that has not marked within its limit.
+    /// Adds a sort of work each piece of which must end within `limit`.
+    #[must_use]
+    pub fn pieces(&self, name: &'static str, limit: Duration) -> Pieces {
+        let pieces = Pieces { name, limit, under_way: Arc::default() };
+        lock(&self.pieces).push(pieces.clone());
+        pieces
+    }
+
+    /// The first loop, in the order they were added, that has not marked within its limit; or else the first sort of work with
+    /// a piece that has not ended within its.
     #[must_use]
     pub fn stalled(&self) -> Option<Stalled> {
         self.stalled_at(clock::monotonic())
     }
 
     fn stalled_at(&self, now: Instant) -> Option<Stalled> {
-        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.iter().find_map(|entry| {
-            let silent = now.saturating_duration_since(entry.pulse.last());
-            (silent > entry.limit).then_some(Stalled { name: entry.name, silent })
+        let silent_since = |at: Instant| now.saturating_duration_since(at);
+        let of_loops = lock(&self.loops).iter().find_map(|Loop { name, pulse }| {
+            let Mark { at, limit } = *lock(&pulse.shared);
+            (silent_since(at) > limit).then_some(Stalled { name, silent: silent_since(at) })
+        });
+        of_loops.or_else(|| {
+            lock(&self.pieces).iter().find_map(|Pieces { name, limit, under_way }| {
+                let oldest = lock(under_way).values().min().copied()?;
+                (silent_since(oldest) > *limit).then_some(Stalled { name, silent: silent_since(oldest) })
+            })
         })
     }
 }
@@ -96,14 +139,43 @@ impl Pulse {
         self.mark_at(clock::monotonic());
     }
 
-    fn mark_at(&self, now: Instant) {
-        let since_start = now.saturating_duration_since(self.start).as_nanos();
-        self.last.store(u64::try_from(since_start).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// The loop has moved, and what it does next may take this much longer than usual.
+    pub fn mark_for(&self, longer: Duration) {
+        self.mark_until(clock::monotonic(), self.limit + longer);
     }
 
-    fn last(&self) -> Instant {
-        self.start + Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    fn mark_at(&self, now: Instant) {
+        self.mark_until(now, self.limit);
     }
+
+    fn mark_until(&self, now: Instant, limit: Duration) {
+        *lock(&self.shared) = Mark { at: now, limit };
+    }
+}
+
+impl Pieces {
+    /// Takes one up.
+    #[must_use]
+    pub fn begin(&self) -> Piece {
+        self.begin_at(clock::monotonic())
+    }
+
+    fn begin_at(&self, now: Instant) -> Piece {
+        let mut under_way = lock(&self.under_way);
+        let number = under_way.last_key_value().map_or(0, |(last, _)| last + 1);
+        under_way.insert(number, now);
+        Piece { number, under_way: Arc::clone(&self.under_way) }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        lock(&self.under_way).remove(&self.number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -115,7 +187,7 @@ mod tests {
     #[test]
     fn a_loop_that_marks_within_its_limit_is_never_stalled() {
         let vitals = Vitals::new();
-        let start = vitals.start;
+        let start = clock::monotonic();
         let pulse = vitals.add_at("probes", LIMIT, start);
         for turn in 1..100 {
             let now = start + LIMIT * turn;
@@ -127,7 +199,7 @@ mod tests {
     #[test]
     fn a_silent_loop_is_named_with_its_silence() {
         let vitals = Vitals::new();
-        let start = vitals.start;
+        let start = clock::monotonic();
         let accept = vitals.add_at("accept", LIMIT, start);
         let _silent = vitals.add_at("probes", LIMIT, start);
         let now = start + LIMIT + Duration::from_millis(1);
@@ -138,7 +210,7 @@ mod tests {
     #[test]
     fn the_first_limit_runs_from_the_moment_a_loop_is_added() {
         let vitals = Vitals::new();
-        let late = vitals.start + Duration::from_secs(3600);
+        let late = clock::monotonic() + Duration::from_secs(3600);
         let _pulse = vitals.add_at("late", LIMIT, late);
         assert_eq!(vitals.stalled_at(late + LIMIT), None);
     }
@@ -146,8 +218,9 @@ mod tests {
     #[test]
     fn a_recovered_loop_is_no_longer_stalled() {
         let vitals = Vitals::new();
-        let pulse = vitals.add_at("probes", LIMIT, vitals.start);
-        let late = vitals.start + LIMIT * 3;
+        let start = clock::monotonic();
+        let pulse = vitals.add_at("probes", LIMIT, start);
+        let late = start + LIMIT * 3;
         assert!(vitals.stalled_at(late).is_some());
         pulse.clone().mark_at(late);
         assert_eq!(vitals.stalled_at(late), None);
@@ -156,7 +229,42 @@ mod tests {
     #[test]
     fn a_loop_that_ended_counts_as_stalled() {
         let vitals = Vitals::new();
-        drop(vitals.add_at("gone", LIMIT, vitals.start));
-        assert_eq!(vitals.stalled_at(vitals.start + LIMIT * 2).map(|s| s.name), Some("gone"));
+        drop(vitals.add_at("gone", LIMIT, clock::monotonic()));
+        assert_eq!(vitals.stalled_at(clock::monotonic() + LIMIT * 2).map(|s| s.name), Some("gone"));
+    }
+
+    #[test]
+    fn a_longer_limit_is_good_for_one_turn() {
+        let vitals = Vitals::new();
+        let start = clock::monotonic();
+        let pulse = vitals.add_at("control", LIMIT, start);
+        pulse.mark_until(start, LIMIT * 4);
+        assert_eq!(vitals.stalled_at(start + LIMIT * 4), None);
+        assert!(vitals.stalled_at(start + LIMIT * 4 + Duration::from_millis(1)).is_some());
+        pulse.mark_at(start + LIMIT * 4);
+        assert!(vitals.stalled_at(start + LIMIT * 6).is_some(), "the next turn has the usual one");
+        pulse.mark_for(LIMIT * 9);
+        assert_eq!(vitals.stalled_at(start + LIMIT * 9), None);
+    }
+
+    #[test]
+    fn the_oldest_piece_of_work_counts_whatever_else_is_done() {
+        let vitals = Vitals::new();
+        let start = clock::monotonic();
+        let pages = vitals.pieces("metrics text", LIMIT);
+        assert_eq!(vitals.stalled_at(start + LIMIT * 100), None, "nothing is to be done");
+        let stuck = pages.begin_at(start);
+        for turn in 0..10 {
+            drop(pages.begin_at(start + LIMIT * turn));
+        }
+        let fresh = pages.begin_at(start + LIMIT);
+        assert_eq!(vitals.stalled_at(start + LIMIT), None);
+        let silent = LIMIT + Duration::from_millis(1);
+        assert_eq!(vitals.stalled_at(start + silent), Some(Stalled { name: "metrics text", silent }));
+        drop(stuck);
+        assert_eq!(vitals.stalled_at(start + LIMIT * 2), None);
+        assert!(vitals.stalled_at(start + LIMIT * 3).is_some());
+        drop(fresh);
+        assert_eq!(vitals.stalled_at(start + LIMIT * 3), None);
     }
 }

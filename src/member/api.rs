@@ -12,6 +12,7 @@ use crate::host::vitals::Vitals;
 use crate::serve;
 use crate::wire::MemberHealth;
 
+use super::TEXT_MAX;
 use super::board::Board;
 use super::exporter::Exporter;
 use super::lock;
@@ -24,18 +25,25 @@ const INDEX: &str =
 pub(super) fn routes(
     board: &Arc<Mutex<Board>>,
     exporter: Arc<Exporter>,
-    vitals: Vitals,
+    vitals: &Vitals,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let read = serve::get();
     let health = {
         let board = Arc::clone(board);
+        let vitals = vitals.clone();
         warp::path!("health").and(read).map(move || health(&lock(&board), &vitals))
     };
+    let pages = vitals.pieces("text of the metrics", TEXT_MAX);
     let metrics = warp::path!("metrics").and(read).and(warp::header::optional("accept-encoding")).then(
         move |accept_encoding: Option<String>| {
             let exporter = Arc::clone(&exporter);
+            // Goes with the work and not with who asked: a scrape that gave up tells nothing of the text.
+            let piece = pages.begin();
             async move {
-                let page = move || exporter.page().reply(accept_encoding.as_deref());
+                let page = move || {
+                    let _ended = piece;
+                    exporter.page().reply(accept_encoding.as_deref())
+                };
                 // On a thread of its own, so that health is answered and reports are taken in meanwhile.
                 tokio::task::spawn_blocking(page).await.unwrap_or_else(|_| {
                     serve::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be made; see the log")

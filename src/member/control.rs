@@ -214,6 +214,9 @@ impl Driver {
 
     fn carry_out(&mut self, request: Request) {
         let mut roster = None;
+        // No registry and no resolver, however slow, makes this member look unwell: each may take its time, twice where an
+        // address is looked up for a heartbeat that becomes a registration.
+        self.pulse.mark_for(self.settings.registry.timeout * 3);
         let answer = match request {
             Request::Register => self.register(),
             Request::Heartbeat => self.heartbeat(),
@@ -223,6 +226,7 @@ impl Driver {
             // It was broken off on purpose, or says nothing that matters now.
             return;
         }
+        self.pulse.mark();
         let (reply, problem) = match answer {
             Ok(reply) => (reply, None),
             Err(error @ ClientError::Unreachable(_)) => (Reply::Unreachable, Some(error)),

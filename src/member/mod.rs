@@ -90,9 +90,11 @@ pub enum StartError {
     Thread(&'static str, #[source] io::Error),
 }
 
-/// How long the control thread may take over one turn: longer than two requests and a look-up at the longest time limit
-/// that may be set, so that no registry and no resolver, however slow, makes this member look unwell.
-const CONTROL_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// How long a vital thread may take over one turn, what it waits for left out.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// How long the text of a scrape may take, with the wait for those before it.
+const TEXT_MAX: Duration = Duration::from_secs(20);
 
 /// Which setting would help a member that cannot listen.
 fn another(e: &BindError) -> String {
@@ -154,7 +156,7 @@ impl Member {
         )));
 
         let (reports, inbox) = mpsc::channel(BATCHES_MAX);
-        let pulse = vitals.add("probe schedule", Duration::from_secs(10));
+        let pulse = vitals.add("probe schedule", TURN_MAX);
         let me = &options.instance_id;
         let prober = Prober::start(me, prober_settings(&settings), reports, REPORTS_MAX, move || pulse.mark())
             .map_err(|e| StartError::Thread("probe", e))?;
@@ -169,7 +171,7 @@ impl Member {
             board: Arc::clone(&board),
             prober: Arc::clone(&prober),
             state: options.state,
-            pulse: vitals.add("control", CONTROL_LIMIT),
+            pulse: vitals.add("control loop", TURN_MAX),
         })
         .map_err(|e| StartError::Thread("control", e))?;
         Ok(Self { settings, address, board, prober, control, service })
@@ -244,9 +246,9 @@ impl Service {
             drain: DRAIN,
             ..serve::Limits::default()
         };
-        let pulse = vitals.add("HTTP service", Duration::from_secs(10));
+        let pulse = vitals.add("HTTP service", TURN_MAX);
         let exporter = Arc::new(Exporter::new(Arc::clone(board), Arc::clone(prober), reloads));
-        let routes = api::routes(board, Arc::clone(&exporter), vitals.clone());
+        let routes = api::routes(board, Arc::clone(&exporter), vitals);
         let board = Arc::clone(board);
         let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {
             runtime.block_on(async move {

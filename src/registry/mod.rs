@@ -35,7 +35,7 @@ mod tests;
 
 /// How long a turn of the loop that follows the store may take before it counts as stuck, the waits for a store that does
 /// not answer left out.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(60);
+const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the accept loop may stand still before it counts as stuck.
 const SERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));
     tokio::spawn({
         let (directory, pulse, stop) =
-            (Arc::clone(&directory), pulse("store follower", follow_limit), stop(stopped.clone()));
+            (Arc::clone(&directory), pulse("follower of the store", follow_limit), stop(stopped.clone()));
         async move {
             tokio::select! {
                 () = directory.run(pulse) => {}
@@ -132,7 +132,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
         }
     });
     let routes = api::routes(&api, &limits);
-    let pulse = pulse("registry listener", SERVE_LIMIT);
+    let pulse = pulse("HTTP service", SERVE_LIMIT);
     let serving = tokio::spawn(serve::run(listener, routes, limits, pulse, stop(stopped)));
     Ok(Running { address, directory, api, settings: Mutex::new(settings), stopping, serving })
 }
