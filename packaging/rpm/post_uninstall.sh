@@ -9,6 +9,7 @@ if [ -d /run/systemd/system ]; then
     fi
 fi
 if [ "$1" -eq 0 ]; then
+    rm -rf -- /run/netring-registry /run/netring-member /run/private/netring-registry /run/private/netring-member
     # The package lists its files, not its directories. What somebody put there stays.
     rmdir /usr/share/netring/grafana /usr/share/netring /usr/share/doc/netring/examples /usr/share/doc/netring \
         /usr/share/licenses/netring /etc/netring 2>/dev/null || :
