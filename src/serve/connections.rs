@@ -175,6 +175,11 @@ impl Slot {
         self.connections.table().waiting.len() >= self.connections.idle
     }
 
+    /// Whether no handler has worked for it so far: it still holds its first ticket, which is its id.
+    pub(super) fn is_new(&self) -> bool {
+        self.connections.table().open.get(&self.id).is_some_and(|entry| entry.phase == Phase::Waiting(self.id))
+    }
+
     /// Whether a handler works for it.
     pub(super) fn is_serving(&self) -> bool {
         self.connections.table().open.get(&self.id).is_some_and(|entry| entry.phase == Phase::Serving)

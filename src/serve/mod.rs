@@ -9,7 +9,8 @@
 //!   so that a long poll may take its minute;
 //! * a size limit on head and body;
 //! * an error answer in JSON for every refusal ([`error`], [`recover`]), also for a handler that panics;
-//! * an end on time: idle connections close at once, requests in flight get [`Limits::drain`].
+//! * an end on time: idle connections close at once, who has just connected is heard for a moment, and requests in flight get
+//!   [`Limits::drain`].
 //!
 //! A handler learns who asks from [`Peer`] in the request's extensions: `warp::ext::optional::<Peer>()`.
 
@@ -69,6 +70,10 @@ const SHORT_OF_ONE: Duration = Duration::from_millis(1);
 
 /// How long accepting must go well before a shortage counts as over.
 const CALM: Duration = Duration::from_secs(10);
+
+/// How long a connection without a request so far is waited for after `stop`. Whoever connects to ask sends the request
+/// together with the last segment of the handshake, so this covers no path but a busy host.
+const GREETING: Duration = Duration::from_millis(100);
 
 /// How long a closed connection is read on, so that the client sees our last answer before the reset.
 const LINGER: Duration = Duration::from_millis(500);
@@ -254,7 +259,7 @@ where
     let mut stage = shared.stage.subscribe();
     let stream = Patient::new(stream, shared.limits.write_time);
     let unflushed = stream.unflushed();
-    let service = service_fn(|request| answer(&shared.service, peer, &slot, request));
+    let service = service_fn(|request| answer(&shared, peer, &slot, request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.head_time)
@@ -268,6 +273,18 @@ where
         _ = stage.wait_for(|stage| *stage != Stage::Open) => false,
     };
     if !ended {
+        if slot.is_new() {
+            // A port that systemd holds refuses nobody while this process ends, so neither must a connection it took.
+            tokio::select! {
+                biased;
+                _ = &mut connection => {
+                    shared.finished.fetch_add(usize::from(!slot.is_new()), Ordering::Relaxed);
+                    return;
+                }
+                () = sleep(GREETING) => {}
+                _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
+            }
+        }
         if slot.is_serving() || unflushed.load(Ordering::Relaxed) {
             Pin::new(&mut connection).graceful_shutdown();
             tokio::select! {
@@ -310,7 +327,7 @@ fn discard(stream: &TcpStream) -> io::Result<usize> {
 
 /// One request; a panic in its handler becomes a 500.
 async fn answer<S>(
-    service: &S,
+    shared: &Shared<S>,
     peer: Peer,
     slot: &Arc<Slot>,
     mut request: Request<Incoming>,
@@ -324,7 +341,7 @@ where
     }
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(slot.clone());
-    let mut call = pin!(async { service.call(request).await });
+    let mut call = pin!(async { shared.service.call(request).await });
     let response = std::future::poll_fn(|cx| {
         // The future is not polled again after a panic, and what it shares with other requests is behind their own locks.
         catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))).unwrap_or_else(|_| {
@@ -334,7 +351,8 @@ where
     });
     let Ok(mut response) = response.await;
     // A ring whose members come every half minute would fill the memory with connections that nobody uses again.
-    if slot.is_crowded() && response.extensions().get::<Waited>().is_none() {
+    let crowded = slot.is_crowded() && response.extensions().get::<Waited>().is_none();
+    if crowded || *shared.stage.borrow() != Stage::Open {
         let _ = response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     slot.wait();

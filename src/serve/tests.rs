@@ -382,6 +382,24 @@ async fn a_stop_with_nobody_in_flight_is_immediate_and_closes_idle_and_half_sent
 }
 
 #[tokio::test]
+async fn a_stop_hears_who_has_just_connected_and_ends_the_connection_with_the_answer() {
+    for (path, answer) in [("/ok", "ok"), ("/slow/300", "slept")] {
+        let server = start(Limits { drain: PATIENCE, ..limits() });
+        let mut client = server.connect().await;
+        // It is accepted, and its request is on the way.
+        sleep(Duration::from_millis(50)).await;
+        let stopping = tokio::spawn(server.stop());
+        sleep(Duration::from_millis(10)).await;
+        client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let said = rest(&mut client).await;
+        assert!(said.ends_with(answer) && said.contains("connection: close"), "{path}: {said}");
+        let (drained, took) = stopping.await.unwrap();
+        assert_eq!(drained, Drained { finished: 1, cut: 0 }, "{path}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_stop_lets_requests_in_flight_finish_and_accepts_no_others() {
     let server = start(Limits { drain: PATIENCE, ..limits() });
     let address = server.address;
