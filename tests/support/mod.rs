@@ -9,6 +9,7 @@ pub mod booted;
 pub mod daemon;
 pub mod dashboard;
 pub mod fabric;
+pub mod frozen;
 pub mod http;
 pub mod metrics;
 pub mod name_server;
