@@ -337,10 +337,17 @@ impl Booted {
     pub fn install(&self) {
         let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
         self.copy(NETRING, "/usr/bin/netring", 0o755);
-        for file in files(&packaging.join("systemd")) {
-            let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
-            let directory = if name.ends_with(".catalog") { "catalog" } else { "system" };
-            self.copy(&file, &format!("/usr/lib/systemd/{directory}/{name}"), 0o644);
+        for (from, to) in [("etc", "/etc/netring"), ("etc/default", "/etc/default"), ("systemd", "/usr/lib/systemd")] {
+            for file in files(&packaging.join(from)) {
+                let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
+                let kind = match file.extension().and_then(std::ffi::OsStr::to_str) {
+                    Some("service" | "socket") => "/system",
+                    Some("preset") => "/system-preset",
+                    Some("catalog") => "/catalog",
+                    _ => "",
+                };
+                self.copy(&file, &format!("{to}{kind}/{name}"), 0o644);
+            }
         }
         self.run(&["journalctl", "--update-catalog"]);
         self.run(&["systemctl", "daemon-reload"]);
