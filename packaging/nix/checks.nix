@@ -1,0 +1,79 @@
+# The checks of `nix flake check`: what tests/run does where it needs neither root nor a network of its own, the module and its
+# build-time check of the configuration, and whole machines.
+{
+  pkgs,
+  built,
+  nixosModule,
+}:
+let
+  inherit (pkgs) lib;
+  inherit (built) craneLib cargoArtifacts forChecking;
+  withArtifacts = forChecking // {
+    inherit cargoArtifacts;
+  };
+  inherit (forChecking) src;
+
+  # A command over the sources; what it needs from other packages comes first.
+  check =
+    name: tools: command:
+    pkgs.runCommand "netring-${name}" { nativeBuildInputs = tools; } ''
+      cd ${src}
+      ${command}
+      touch "$out"
+    '';
+
+  machines =
+    test:
+    pkgs.testers.runNixOSTest {
+      imports = [ test ];
+      defaults.imports = [ nixosModule ];
+    };
+in
+{
+  package = built.netring;
+  clippy = craneLib.cargoClippy (
+    withArtifacts // { cargoClippyExtraArgs = "--all-targets -- --deny warnings"; }
+  );
+  doc = craneLib.cargoDoc (withArtifacts // { env.RUSTDOCFLAGS = "--deny warnings"; });
+  fmt = craneLib.cargoFmt { inherit (forChecking) pname version src; };
+  deny = craneLib.cargoDeny { inherit (forChecking) pname version src; };
+  nextest = craneLib.cargoNextest (
+    withArtifacts
+    // {
+      doCheck = true;
+      nativeCheckInputs = [
+        pkgs.curl
+        pkgs.redis
+      ];
+      # What needs root or servers of its own is for tests/run and for the machines below.
+      cargoNextestExtraArgs = "--locked --filterset 'not binary(/^sys_/)'";
+    }
+  );
+
+  promtool = check "promtool" [ pkgs.prometheus.cli ] ''
+    promtool check config --syntax-only config/prometheus.yml
+    promtool check rules config/alerts.yml
+    promtool test rules tests/prometheus/*.yml
+  '';
+  manifests = check "manifests" [ pkgs.kubectl pkgs.python3Packages.kubernetes-validate ] (
+    builtins.readFile ./manifests.sh
+  );
+
+  # The module in the real NixOS, without a machine: the units of a host with both daemons, whose generated configuration
+  # `netring check` has read.
+  module =
+    (pkgs.nixos {
+      imports = [ nixosModule ];
+      boot.isContainer = true;
+      system.stateVersion = lib.trivial.release;
+      services.netring = {
+        enable = true;
+        registry.enable = true;
+        registry.redis.createLocally = true;
+        member.settings.member.server.advertise_ip = "192.0.2.1";
+      };
+    }).config.system.build.toplevel;
+
+  machines-ring = machines ../../tests/nix/vm/ring.nix;
+  machines-life = machines ../../tests/nix/vm/life.nix;
+}

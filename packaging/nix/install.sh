@@ -1,0 +1,28 @@
+# shellcheck shell=bash disable=SC2154
+# What the package holds beside its binary. The builder of packages runs it after the binary is in "$out/bin".
+
+# Units and the text for what the journal calls by number; NixOS takes them from here.
+install -D --mode=0444 --target-directory="$out/lib/systemd/system" packaging/systemd/*.service packaging/systemd/*.socket
+for unit in "$out"/lib/systemd/system/*.service; do
+    substituteInPlace "$unit" --replace-fail /usr/bin/netring "$out/bin/netring"
+done
+for catalog in packaging/systemd/*.catalog; do
+    [[ ! -e $catalog ]] || install -D --mode=0444 --target-directory="$out/lib/systemd/catalog" "$catalog"
+done
+
+# Manual and completions, which the binary itself prints.
+mkdir manual
+"$out/bin/netring" man --dir manual
+installManPage manual/*
+for shell in bash fish zsh; do
+    "$out/bin/netring" completions "$shell" >"netring.$shell"
+    installShellCompletion --cmd netring "--$shell" "netring.$shell"
+done
+
+# For Prometheus and Grafana, and the settings with all their defaults.
+install -D --mode=0444 --target-directory="$out/share/netring" config/alerts.yml config/prometheus.yml
+install -D --mode=0444 --target-directory="$out/share/doc/netring" config/member.yaml config/registry.yaml
+if [[ -d config/grafana ]]; then
+    install -D --mode=0444 --target-directory="$out/share/netring/grafana" config/grafana/*.json
+fi
+install -D --mode=0444 --target-directory="$out/share/licenses/netring" LICENSE-APACHE LICENSE-MIT
