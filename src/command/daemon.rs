@@ -4,6 +4,7 @@
 //! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
 //! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{
     self, ConfigFaults, Environment, Loaded, LogFormat, LogSettings, MemberSettings, RegistrySettings, Role,
+    ServerSettings,
 };
 use crate::host::descriptors;
 use crate::host::logging::{self, Logging, events};
@@ -61,7 +63,7 @@ trait Daemon<S> {
 pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
     let run = |settings: RegistrySettings, runtime: &Runtime, life: Life<RegistrySettings>| {
         let options = registry::Options {
-            listener: handed_over()?,
+            listener: handed_over(&settings.server, Role::Registry)?,
             state_dir: StateDir::locate(state_dir),
             connections: Some(descriptors::raise_limit().saturating_sub(OWN_DESCRIPTORS).max(OWN_DESCRIPTORS)),
             vitals: Some(life.vitals.clone()),
@@ -113,7 +115,7 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
         let (location, checks) = (settings.location.clone(), settings.intervals.check);
         let options = member::Options {
             instance_id: instance_id.clone(),
-            listener: handed_over()?,
+            listener: handed_over(&settings.server, Role::Member)?,
             state,
             vitals: life.vitals.clone(),
             reloads: life.reloads.clone(),
@@ -140,8 +142,19 @@ impl Daemon<MemberSettings> for Member {
     }
 }
 
-fn handed_over() -> Result<Option<std::net::TcpListener>, String> {
-    systemd::listener().map_err(|e| chain(&e))
+/// The socket that systemd hands over, which stands above the configured address.
+fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener>, String> {
+    let listener = systemd::listener().map_err(|e| chain(&e))?;
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(address) = address.filter(|address| address.port() != server.port.get()) {
+        warn!(
+            "serving on {address}, the socket that systemd hands over, and not on port {} of {}.server.port; ListenStream= of \
+             the .socket unit and the configuration should agree",
+            server.port,
+            role.section()
+        );
+    }
+    Ok(listener)
 }
 
 /// What both daemons do: everything before the start and after the end.
