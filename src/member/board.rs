@@ -387,7 +387,7 @@ impl Board {
             }
         }
         if !self.registry.up {
-            line += ", registry away";
+            line += if self.registry.roster_at.is_some() { ", registry away" } else { ", registry not reached yet" };
         }
         line
     }

@@ -201,10 +201,14 @@ fn a_log_level_is_one_that_exists() {
         ("WARNING", "warn"),
         ("CRITICAL", "error"),
         ("warn, netring::member=Debug", "warn,netring::member=debug"),
+        ("netring::member", "netring::member=trace"),
+        ("off,netring::member", "off,netring::member=trace"),
+        ("warn,hyper=trace", "warn,hyper=trace"),
     ] {
         assert_eq!(Level.read(&text(given)).unwrap(), filter);
     }
-    for given in ["", "inof", "netring", "=debug", "netring=loud", "info,,debug", "netring[span]=x"] {
+    for given in ["", "inof", "netring", "=debug", "netring=loud", "info,,debug", "netring[span]=debug", "netring::[x]"]
+    {
         assert!(Level.read(&text(given)).is_err(), "{given}");
     }
 }

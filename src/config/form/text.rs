@@ -156,13 +156,21 @@ impl Level {
         Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
     }
 
+    /// Whether this could be the path of a module. What else tracing's filters have, spans and fields, is not known here, and
+    /// would match nothing.
+    fn is_target(text: &str) -> bool {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
+    }
+
     /// The filter in tracing's own words. A lone word that is no level must not pass: tracing would take `inof` for the
     /// name of a part, and log nothing.
     fn filter(text: &str) -> Result<String, String> {
         let directives = parts(text).map(|directive| match directive.split_once('=') {
-            Some((target, name)) if !target.is_empty() => Self::level(name)
+            Some((target, name)) if Self::is_target(target) => Self::level(name)
                 .map(|level| format!("{target}={level}"))
                 .ok_or_else(|| format!("{} after the =", shown(name))),
+            // As tracing has it: all of that part.
+            None if directive.contains("::") && Self::is_target(directive) => Ok(format!("{directive}=trace")),
             _ => Self::level(directive).map(String::from).ok_or_else(|| shown(directive)),
         });
         let filter = directives.collect::<Result<Vec<_>, _>>()?.join(",");

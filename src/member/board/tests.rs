@@ -192,6 +192,8 @@ fn the_status_line_says_who_fails_why_and_for_how_long() {
     let status = |desk: &Desk, offset| desk.board.status(desk.at(offset));
     assert_eq!(status(&desk, 0), "0 peers at 0 locations");
     desk.board.registry.up = false;
+    assert_eq!(status(&desk, 0), "0 peers at 0 locations, registry not reached yet");
+    desk.board.registry.roster_at = Some(desk.at(0));
     assert_eq!(status(&desk, 0), "0 peers at 0 locations, registry away");
     desk.board.registry.up = true;
     desk.roster(0, 0, &["a@eu1@10.0.0.1"]);
