@@ -21,6 +21,13 @@ on_each_systemd!(
 const REGISTRY: &str = "netring-registry.service";
 const MEMBER: &str = "netring-member.service";
 
+/// The `MESSAGE_ID` of events that people and programs look for: netring-member(8) lists them, and they never change.
+const PEER_DOWN: &str = "eab510e2f8294c1a8d2f4153b4444848";
+const PEER_UP: &str = "82dc47002084481ca57b436b33ee7528";
+const REGISTRY_LOST: &str = "7aea8699d4e945b4aeb17adc87f3f7e1";
+const REGISTRY_BACK: &str = "6167b0e8248a46cf994331321592cd72";
+const CONFIGURATION_REFUSED: &str = "f5a34e97fae4481cb6e97a939334e46d";
+
 /// Starts the registry, then the member, which must be ready when systemctl says so.
 fn start(host: &Booted) {
     host.configure_registry();
@@ -91,33 +98,59 @@ fn the_status_line_changes_with_the_state(host: &mut Booted) {
 fn the_journal_has_every_fact_in_a_field_of_its_own(host: &mut Booted) {
     start(host);
     let id = host.get(MEMBER_PORT, "/health").json()["instance_id"].as_str().expect("a text").to_owned();
+    let has = |entry: &Value, facts: &[(&str, &str)]| {
+        for (field, wanted) in facts {
+            assert_eq!(entry[field], *wanted, "{field} of {entry}");
+        }
+    };
     let start = host.wait_for_entry(MEMBER, &[("MESSAGE", "member serving and probing")]);
-    let facts = [
-        ("NETRING_LOCATION", "us1"),
-        ("NETRING_INSTANCE", &*id),
-        ("PRIORITY", "6"),
-        ("SYSLOG_IDENTIFIER", "netring-member"),
-        ("_TRANSPORT", "journal"),
-        ("_SYSTEMD_UNIT", MEMBER),
-        ("TARGET", "netring::command::daemon"),
-    ];
-    for (field, wanted) in facts {
-        assert_eq!(start[field], wanted, "{field} of {start}");
-    }
-    register(host, "eu1", 9000);
-    let down = [("MESSAGE", "peer down"), ("NETRING_CHECK", "tcp"), ("NETRING_TARGET_LOCATION", "eu1")];
-    let down = host.wait_for_entry(MEMBER, &down);
-    for (field, wanted) in [("NETRING_TARGET", "eu1-id"), ("NETRING_REASON", "refused"), ("PRIORITY", "4")] {
-        assert_eq!(down[field], wanted, "{field} of {down}");
-    }
-    // A change is told once.
-    let before = host.get(MEMBER_PORT, "/health");
-    assert_eq!(before.status, 200);
-    std::thread::sleep(Duration::from_secs(3));
-    let told = |entry: &&Value| entry["MESSAGE"] == "peer down" && entry["NETRING_CHECK"] == "tcp";
-    assert_eq!(host.journal(MEMBER).iter().filter(told).count(), 1);
+    let member = [("NETRING_LOCATION", "us1"), ("NETRING_INSTANCE", &*id), ("SYSLOG_IDENTIFIER", "netring-member")];
+    has(&start, &member);
+    has(&start, &[("PRIORITY", "6"), ("_TRANSPORT", "journal"), ("_SYSTEMD_UNIT", MEMBER)]);
+    has(&start, &[("TARGET", "netring::command::daemon")]);
     let joined = host.wait_for_entry(REGISTRY, &[("MESSAGE", "member joined the ring"), ("NETRING_INSTANCE", &id)]);
-    assert_eq!(joined["SYSLOG_IDENTIFIER"], "netring-registry");
+    has(&joined, &[("SYSLOG_IDENTIFIER", "netring-registry"), ("NETRING_LOCATION", "us1")]);
+
+    // What is worth an alert has a kind that stays the same.
+    register(host, "eu1", 9000);
+    let peer = [("NETRING_CHECK", "tcp"), ("NETRING_TARGET_LOCATION", "eu1"), ("NETRING_TARGET", "eu1-id")];
+    let down = host.wait_for_entry(MEMBER, &[&peer[..], &[("MESSAGE_ID", PEER_DOWN)]].concat());
+    has(&down, &member);
+    has(&down, &[("NETRING_REASON", "refused"), ("PRIORITY", "4"), ("MESSAGE", "peer down")]);
+    // It stays down, and that is told once.
+    std::thread::sleep(Duration::from_secs(3));
+    let told = |entry: &&Value| entry["MESSAGE_ID"] == PEER_DOWN && entry["NETRING_CHECK"] == "tcp";
+    assert_eq!(host.journal(MEMBER).iter().filter(told).count(), 1);
+    let _peer = host.host.inside(|| TcpListener::bind((host.host.v4, 9000))).expect("the port is free");
+    let up = host.wait_for_entry(MEMBER, &[&peer[..], &[("MESSAGE_ID", PEER_UP)]].concat());
+    has(&up, &member);
+
+    host.run(&["systemctl", "stop", REGISTRY]);
+    let lost = host.wait_for_entry(MEMBER, &[("MESSAGE_ID", REGISTRY_LOST)]);
+    has(&lost, &member);
+    has(&lost, &[("PRIORITY", "4"), ("NETRING_REASON", "connection refused")]);
+    host.run(&["systemctl", "start", REGISTRY]);
+    has(&host.wait_for_entry(MEMBER, &[("MESSAGE_ID", REGISTRY_BACK)]), &member);
+    host.write("/etc/netring/member.yaml", "member: {");
+    let _ = host.fails(&["systemctl", "reload", MEMBER]);
+    let refused = host.wait_for_entry(MEMBER, &[("MESSAGE_ID", CONFIGURATION_REFUSED)]);
+    has(&refused, &[("PRIORITY", "3"), ("SYSLOG_IDENTIFIER", "netring-member")]);
+    let reason = refused["NETRING_REASON"].as_str().unwrap_or_default();
+    assert!(reason.contains("/etc/netring/member.yaml:1:"), "{refused}");
+
+    // The catalog explains each of them.
+    let journal = ["journalctl", "--catalog", "--no-pager", "--unit", MEMBER];
+    for (id, words) in [
+        (PEER_DOWN, "eu1 (eu1-id) fails the check tcp with refused"),
+        (PEER_UP, "A peer is up again"),
+        (REGISTRY_LOST, "The registry cannot be reached"),
+        (REGISTRY_BACK, "The registry is back"),
+        (CONFIGURATION_REFUSED, "A new configuration was refused"),
+    ] {
+        let said = host.run(&[&journal[..], &[&format!("MESSAGE_ID={id}")]].concat());
+        assert!(said.contains(words), "{id}: {said}");
+        assert!(!said.contains("@NETRING"), "a field that the event has not: {said}");
+    }
 }
 
 fn a_service_that_crashes_comes_back_as_the_same_one(host: &mut Booted) {
