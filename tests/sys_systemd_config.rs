@@ -163,7 +163,7 @@ fn the_password_of_redis_is_a_credential_that_may_be_missing_and_is_told_to_nobo
 }
 
 fn a_port_that_systemd_holds_refuses_nobody_while_the_service_restarts(host: &mut Booted) {
-    const RESTARTS: usize = 3;
+    const RESTARTS: usize = 6;
     let host = &*host;
     host.configure_registry();
     host.configure_member("us1", &host.host);
@@ -178,18 +178,20 @@ fn a_port_that_systemd_holds_refuses_nobody_while_the_service_restarts(host: &mu
     let scrape = |server| http::get(server, "/metrics");
     let registration = |server| http::post(server, "/register", register);
     let requests: [(u16, &Request); 2] = [(MEMBER_PORT, &scrape), (REGISTRY_PORT, &registration)];
-    let (over, asked) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 2]);
-    let (over, asked) = (&over, &asked);
+    let (over, answered) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 2]);
+    let (over, answered) = (&over, &answered);
     thread::scope(|scope| {
-        for (number, (port, request)) in requests.into_iter().enumerate() {
+        // Several clients of each, so that whenever a service ends somebody has just connected to it.
+        for (answered, (port, request)) in answered.iter().zip(requests).chain(answered.iter().zip(requests)) {
             let server = SocketAddr::new(host.host.v4.into(), port);
             let ask = move || {
-                while !over.load(Ordering::Relaxed) || asked[number].load(Ordering::Relaxed) < 200 {
-                    let answer = request(server).unwrap_or_else(|e| panic!("request {asked:?}: {e}"));
-                    assert_eq!(answer.status, 200, "request {asked:?}: {}", answer.text());
-                    asked[number].fetch_add(1, Ordering::Relaxed);
+                while !over.load(Ordering::Relaxed) || answered.load(Ordering::Relaxed) < 200 {
+                    let answer = request(server).unwrap_or_else(|e| panic!("after {answered:?} answers: {e}"));
+                    assert_eq!(answer.status, 200, "after {answered:?} answers: {}", answer.text());
+                    answered.fetch_add(1, Ordering::Relaxed);
                 }
             };
+            scope.spawn(move || host.host.inside(ask));
             scope.spawn(move || host.host.inside(ask));
         }
         for _ in 0..RESTARTS {

@@ -107,7 +107,7 @@ fn neither_idle_nor_busy_services_are_killed_and_no_member_is_for_a_registry_tha
         over.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().expect("a client counts its answers")).min().unwrap_or_default()
     });
-    assert!(answers > 1000, "each busy service answered {answers} requests of one of its clients");
+    assert!(answers > 300, "each busy service answered {answers} requests of one of its clients");
     for name in services {
         assert_eq!(host.property(name, "NRestarts"), "0", "{name}");
         assert_eq!(host.property(name, "SubState"), "running", "{name}");
