@@ -40,9 +40,12 @@ fn a_wrong_configuration_is_named_by_file_and_line_and_not_tried_again(host: &mu
         assert_eq!(host.property(MEMBER, property), wanted, "{property}");
     }
     let line = 1 + good.lines().position(|line| line.contains("check_interval")).expect("the key is in the file");
-    let said = messages(host, MEMBER);
-    assert!(said.contains(&format!("/etc/netring/member.yaml:{line}:")), "line {line}: {said}");
-    assert!(said.contains("did you mean"), "{said}");
+    let journal = host.journal(MEMBER);
+    let place = format!("/etc/netring/member.yaml:{line}:");
+    let names_it = |entry: &&Value| entry["MESSAGE"].as_str().is_some_and(|message| message.contains(&place));
+    let fault = journal.iter().find(names_it).unwrap_or_else(|| panic!("no {place} in {journal:#?}"));
+    assert!(fault["MESSAGE"].as_str().is_some_and(|message| message.contains("did you mean")), "{fault}");
+    assert_eq!(fault["PRIORITY"], "3", "an error: {fault}");
     // Mended, it starts without another word.
     host.write("/etc/netring/member.yaml", &good);
     host.run(&["systemctl", "start", MEMBER]);

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::{Role, environment, parse_duration};
+use crate::host::logging;
 use crate::probe::CheckType;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
@@ -332,10 +333,13 @@ fn written(result: io::Result<Exit>) -> Exit {
     }
 }
 
-/// One sentence on stderr, for people at a terminal and the first lines of a journal.
+/// One sentence on stderr, for people at a terminal and the first lines of a journal, where each line of it is an error: the
+/// journal takes the priority from the line's beginning (sd-daemon(3)).
 #[expect(clippy::print_stderr, reason = "the one place where commands complain before or without a log")]
 fn complain(what: impl std::fmt::Display) {
-    eprintln!("netring: {what}");
+    let priority = if logging::stderr_is_journal() { "<3>" } else { "" };
+    let lines: Vec<String> = format!("netring: {what}").lines().map(|line| format!("{priority}{line}")).collect();
+    eprintln!("{}", lines.join("\n"));
 }
 
 /// An error with all its causes, as one clause: `cannot open state directory: permission denied`.

@@ -96,7 +96,8 @@ fn to_stderr(form: Form) -> Output {
 }
 
 /// Whether stderr is the journal, as systemd.exec(5) says to find out: `JOURNAL_STREAM` holds its device and inode.
-fn stderr_is_journal() -> bool {
+#[must_use]
+pub fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     // SAFETY: descriptor 2 is only looked at, and `ManuallyDrop` keeps it from being closed.
     let stderr = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDERR_FILENO) });
