@@ -21,7 +21,7 @@ let
     "LICENSE-APACHE"
     "LICENSE-MIT"
     "config"
-    "packaging"
+    "packaging/systemd"
     "src"
   ];
   # And what the checks read besides.
@@ -29,6 +29,7 @@ let
     ".clippy.toml"
     ".config"
     "deny.toml"
+    "packaging"
     "rustfmt.toml"
     "tests"
   ];
@@ -119,6 +120,7 @@ let
           "CHANGELOG.md"
           "LICENSE"
           "README.md"
+          "packaging"
         ]
       );
       pnameSuffix = "-packages";

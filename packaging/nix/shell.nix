@@ -1,4 +1,5 @@
-# `nix develop`: the toolchain and every program that tests/run wants.
+# `nix develop`: the toolchain and the programs that tests/run wants, but for Debian's linters of packages; what wants those is
+# skipped.
 {
   pkgs,
   craneLib,
@@ -19,6 +20,8 @@ craneLib.devShell {
     pkgs.jq
     pkgs.kubectl
     pkgs.libfaketime
+    pkgs.man-db
+    pkgs.mmdebstrap
     pkgs.nftables
     pkgs.nixfmt
     pkgs.podman
@@ -27,8 +30,11 @@ craneLib.devShell {
     pkgs.prometheus.cli
     pkgs.python3
     pkgs.redis
+    pkgs.rpm
     pkgs.rust-analyzer
     pkgs.shellcheck
+    pkgs.systemd
+    pkgs.util-linux
     pkgs.zsh
   ];
 }
