@@ -180,6 +180,11 @@ in
       "nobody else is warned" = builtins.all (name: name == "alone" || host.${name}.warnings == [ ]) (
         names host
       );
+      "the manual page makes a registry with a Redis elsewhere, and alerts" =
+        host.manual.ports == [ 8756 ]
+        && (settings "manual" "registry").redis.host == "redis.us1.example.com"
+        && (settings "manual" "registry").allowed_networks == [ "10.0.0.0/8" ]
+        && builtins.length host.manual.config.services.prometheus.ruleFiles == 1;
       "no assertion fails on a good host" = builtins.all (name: host.${name}.assertions == [ ]) (
         names host
       );

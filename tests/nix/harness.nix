@@ -8,6 +8,8 @@
   # Where tests/nix/run will put generated files, and where the package is.
   scratch,
   package,
+  # A host as the manual page tells to write it.
+  manual,
   # Which of the refusals is asked for, by its name.
   refusal ? "",
 }:
@@ -195,7 +197,7 @@ let
     ) (builtins.attrNames options);
 
   cases = import ./cases.nix { inherit lib; };
-  hosts = lib.mapAttrs (_: evaluate) cases.hosts;
+  hosts = lib.mapAttrs (_: evaluate) (cases.hosts // { manual = manual; });
 in
 {
   all = {
