@@ -298,25 +298,59 @@ fn configuration() -> Roff {
     roff.text([roman(
         "YAML. The registry reads /etc/netring/registry.yaml and its section \"registry\", a member /etc/netring/member.yaml \
          and its section \"member\", unless another file is named; both read the section \"log\". A key that is not listed \
-         here is an error. A variable of the environment stands above the file; an empty one counts as unset.",
+         here is an error. A variable of the environment stands above the file; an empty one counts as unset. Where a key \
+         has been renamed its former name stands beside it: that is still read, with a warning, unless both are there.",
     )]);
     roff.control("PP", []).text([roman(
         "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h. \"netring check FILE\" prints what is in \
          force and where each value comes from.",
     )]);
     roff.control("SH", ["KEYS"]);
-    for key in config::keys() {
-        let default = match key.default {
-            KeyDefault::Required => "none, it must be set".to_owned(),
-            KeyDefault::Unset => "unset".to_owned(),
-            KeyDefault::Value("") => "an empty list".to_owned(),
-            KeyDefault::Value(value) => value.to_owned(),
-        };
-        roff.control("TP", []).text([bold(key.path)]);
-        roff.text([roman(format!("{} Expects {}.", key.doc, key.expects))]);
-        roff.control("br", []);
-        roff.text([roman("Default: "), italic(default), roman(". Environment: "), bold(key.environment), roman(".")]);
+    for key in &config::keys() {
+        setting(&mut roff, key);
     }
     see_also(&mut roff, "netring.yaml(5)");
     roff
+}
+
+/// One key with all there is to know about it.
+fn setting(roff: &mut Roff, key: &config::Key) {
+    let default = match key.default {
+        KeyDefault::Required => "none, it must be set".to_owned(),
+        KeyDefault::Unset => "unset".to_owned(),
+        KeyDefault::Value("") => "an empty list".to_owned(),
+        KeyDefault::Value(value) => value.to_owned(),
+    };
+    roff.control("TP", []).text([bold(key.path)]);
+    roff.text([roman(format!("{} Expects {}.", key.doc, key.expects))]);
+    roff.control("br", []);
+    let environment = bold(key.environment.as_str());
+    roff.text([roman("Default: "), italic(default), roman(". Environment: "), environment, roman(".")]);
+    if !key.formerly.is_empty() {
+        let names = key.formerly.iter().copied().chain(key.former_environment.iter().map(String::as_str));
+        roff.control("br", []).text([roman("Formerly: "), bold(names.collect::<Vec<_>>().join(", ")), roman(".")]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_former_names_of_a_key_stand_beside_it() {
+        let mut key = config::keys().remove(0);
+        let page = |key: &config::Key| {
+            let mut roff = Roff::new();
+            setting(&mut roff, key);
+            roff.to_roff()
+        };
+        assert!(!page(&key).contains("Formerly"));
+        key.formerly = &["registry.redis.server"];
+        key.former_environment = vec!["NETRING_REGISTRY_REDIS_SERVER".into()];
+        let text = page(&key);
+        assert!(
+            text.ends_with(".br\nFormerly: \\fBregistry.redis.server, NETRING_REGISTRY_REDIS_SERVER\\fR.\n"),
+            "{text}"
+        );
+    }
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::fault::Fault;
-use super::keys::{Key, keys};
+use super::keys::Key;
 use super::nearest::nearest;
 
 /// The environment of a process: name to value.
@@ -47,19 +47,19 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || name.match_indices("_PORT_").any(|(at, port)| numbered(&name[at + port.len()..]))
 }
 
-/// A fault for each variable that begins like one of ours and is none.
-pub(super) fn unknown(environment: &Environment) -> Vec<Fault> {
-    let keys = keys();
+/// A fault for each variable that begins like one of ours and belongs to none of `keys`, nor ever did.
+pub(super) fn unknown(environment: &Environment, keys: &[Key]) -> Vec<Fault> {
+    let ours = |name: &String, key: &Key| key.environment == *name || key.former_environment.contains(name);
     environment
         .iter()
         .filter(|(name, value)| {
             OURS.iter().any(|ours| name.starts_with(ours))
                 && !value.is_empty()
                 && !is_service_link(name, value)
-                && !keys.iter().any(|key| key.environment == **name)
+                && !keys.iter().any(|key| ours(name, key))
         })
         .map(|(name, _)| {
-            let advice = match meant(name, &keys) {
+            let advice = match meant(name, keys) {
                 meant if meant.is_empty() => String::new(),
                 meant => format!("; did you mean {meant}?"),
             };
@@ -89,11 +89,12 @@ fn meant(name: &str, keys: &[Key]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::keys;
     use super::*;
 
     fn unknown_in(pairs: &[(&str, &str)]) -> Vec<String> {
         let environment = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        unknown(&environment).iter().map(ToString::to_string).collect()
+        unknown(&environment, &keys()).iter().map(ToString::to_string).collect()
     }
 
     #[test]

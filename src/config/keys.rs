@@ -2,7 +2,8 @@
 //!
 //! Everything that knows a key knows it from here: reading file and environment, the hints for unknown names, the
 //! output of `netring check`, and the manual. To add a key, add it to the table and read it in `load`; tests hold that
-//! both and the samples in `config/` agree.
+//! both and the samples in `config/` agree. To rename one, change its path and list the old one by `formerly`: file and
+//! variable of that name are still read, with a warning.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
@@ -34,6 +35,10 @@ pub struct Key {
     pub secret: bool,
     /// Whether it is accepted for the sake of older files and does nothing.
     pub unused: bool,
+    /// The paths it had in earlier versions, which are still read.
+    pub formerly: &'static [&'static str],
+    /// The variables it had in earlier versions, which are still read.
+    pub former_environment: Vec<String>,
 }
 
 /// What a key is where nobody sets it.
@@ -62,12 +67,19 @@ pub(super) struct Setting<T: 'static> {
     /// The variable, where it is not named by the rule.
     variable: Option<&'static str>,
     unused: bool,
+    /// Earlier paths.
+    pub(super) formerly: &'static [&'static str],
     doc: &'static str,
 }
 
 impl<T> Setting<T> {
-    const fn new(path: &'static str, form: &'static dyn Form<T>, default: KeyDefault, doc: &'static str) -> Self {
-        Self { path, form, default, doc, variable: None, secret: false, unused: false }
+    pub(super) const fn new(
+        path: &'static str,
+        form: &'static dyn Form<T>,
+        default: KeyDefault,
+        doc: &'static str,
+    ) -> Self {
+        Self { path, form, default, doc, variable: None, secret: false, unused: false, formerly: &[] }
     }
 
     const fn variable(self, name: &'static str) -> Self {
@@ -78,13 +90,35 @@ impl<T> Setting<T> {
         Self { secret: true, ..self }
     }
 
+    /// The paths that the key had in earlier versions, each with the variable it made. A variable with a name of its own
+    /// stays as it is.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no key has been renamed yet; the first that is loses this line"))]
+    pub(super) const fn formerly(self, paths: &'static [&'static str]) -> Self {
+        Self { formerly: paths, ..self }
+    }
+
     /// The variable that goes before the file: `NETRING_` and the path, unless it has a name of its own.
     pub(super) fn environment(&self) -> String {
-        match self.variable {
-            Some(name) => name.into(),
-            None => format!("NETRING_{}", self.path.replace('.', "_").to_ascii_uppercase()),
-        }
+        self.variable.map_or_else(|| by_rule(self.path), Into::into)
     }
+
+    /// The variables of earlier versions.
+    pub(super) fn former_environment(&self) -> impl Iterator<Item = String> {
+        self.formerly.iter().filter(|_| self.variable.is_none()).map(|path| by_rule(path))
+    }
+
+    /// Whether this is its path or its variable, now or formerly.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.path == name
+            || self.environment() == name
+            || self.formerly.contains(&name)
+            || self.former_environment().any(|former| former == name)
+    }
+}
+
+/// The variable of a path.
+fn by_rule(path: &str) -> String {
+    format!("NETRING_{}", path.replace('.', "_").to_ascii_uppercase())
 }
 
 /// What can be said about a setting without its type.
@@ -103,6 +137,8 @@ impl<T> Described for Setting<T> {
             doc: self.doc,
             secret: self.secret,
             unused: self.unused,
+            formerly: self.formerly,
+            former_environment: self.former_environment().collect(),
         }
     }
 }

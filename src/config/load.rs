@@ -79,11 +79,8 @@ pub fn listening_address(
     };
     let mut reader = Reader::new(role, file.as_ref(), environment);
     let (host, port) = (reader.value(&keys.host), reader.value(&keys.port));
-    let (_, faults) = reader.finish();
-    let ours = |fault: &Fault| {
-        let names = |key: &str, variable: String| fault.subject == key || fault.subject == variable;
-        names(keys.host.path, keys.host.environment()) || names(keys.port.path, keys.port.environment())
-    };
+    let (_, _, faults) = reader.finish();
+    let ours = |fault: &Fault| keys.host.is_named(&fault.subject) || keys.port.is_named(&fault.subject);
     let faults = ConfigFaults::collect(faults.into_iter().filter(ours).collect());
     let host = host.unwrap_or_else(|Faulty| default(&keys.host));
     let port = port.unwrap_or_else(|Faulty| default(&keys.port));
@@ -131,13 +128,14 @@ pub(super) fn member(
     finish(reader, file, settings, warnings)
 }
 
-fn finish<T>(
+pub(super) fn finish<T>(
     reader: Reader<'_>,
     file: Option<&ConfigFile>,
     settings: Result<T, Faulty>,
-    warnings: Vec<String>,
+    more_warnings: Vec<String>,
 ) -> Result<Loaded<T>, ConfigFaults> {
-    let (effective, faults) = reader.finish();
+    let (effective, mut warnings, faults) = reader.finish();
+    warnings.extend(more_warnings);
     match (ConfigFaults::collect(faults), settings) {
         (Some(faults), _) => Err(faults),
         (None, Ok(settings)) => Ok(Loaded { settings, file: file.map(|file| file.path.clone()), warnings, effective }),

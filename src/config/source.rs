@@ -3,6 +3,9 @@
 //! A [`Reader`] is asked key by key. It answers with a value or with [`Faulty`], after having noted why, so that the
 //! caller goes on and one run finds all faults. A value in the file is checked also where a variable goes before it. It
 //! keeps for each key what is in force and where that came from.
+//!
+//! A key that has been renamed is found by its former names too, with a warning for each place that has one. The former and
+//! the present name together are a fault, in the file and among the variables: one of the two would go unheard.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -72,6 +75,7 @@ pub(super) struct Reader<'a> {
     pub(super) environment: &'a Environment,
     keys: Vec<Key>,
     faults: Vec<Fault>,
+    warnings: Vec<String>,
     effective: Vec<Effective>,
     /// Keys and sections whose absence needs no words, because an unknown name was taken for them.
     explained: Vec<String>,
@@ -80,22 +84,72 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Begins: every name in the file and the environment is compared with the known ones.
     pub(super) fn new(role: Role, file: Option<&'a ConfigFile>, environment: &'a Environment) -> Self {
-        let keys = keys().into_iter().filter(|key| !key.path.starts_with(role.other().section())).collect();
-        let faults = environment::unknown(environment);
-        let mut reader = Self { file, role, environment, keys, faults, effective: Vec::new(), explained: Vec::new() };
+        Self::over(keys(), role, file, environment)
+    }
+
+    /// As [`Self::new`], where these are the keys that are known.
+    pub(super) fn over(
+        mut keys: Vec<Key>,
+        role: Role,
+        file: Option<&'a ConfigFile>,
+        environment: &'a Environment,
+    ) -> Self {
+        let faults = environment::unknown(environment, &keys);
+        keys.retain(|key| !key.path.starts_with(role.other().section()));
+        let (warnings, effective, explained) = (Vec::new(), Vec::new(), Vec::new());
+        let mut reader = Self { file, role, environment, keys, faults, warnings, effective, explained };
         if let Some(file) = file {
             reader.faults.extend(file.faults.iter().cloned());
             reader.inspect(&file.path, "", &file.root);
             reader.expect_own_section(file);
         }
+        reader.former_names();
         reader
     }
 
-    /// Ends: the values in force in the order of the table, and the faults.
-    pub(super) fn finish(mut self) -> (Vec<Effective>, Vec<Fault>) {
+    /// Ends: the values in force in the order of the table, the warnings, and the faults.
+    pub(super) fn finish(mut self) -> (Vec<Effective>, Vec<String>, Vec<Fault>) {
         let order = |path| self.keys.iter().position(|key| key.path == path);
         self.effective.sort_by_key(|effective| order(effective.key));
-        (self.effective, self.faults)
+        (self.effective, self.warnings, self.faults)
+    }
+
+    /// Warns of each former name in use, and finds those that stand beside another name of the same key.
+    fn former_names(&mut self) {
+        let (mut warnings, mut faults) = (Vec::new(), Vec::new());
+        for key in &self.keys {
+            let names = || std::iter::once(key.path).chain(key.formerly.iter().copied());
+            let mut in_file = names().filter_map(|path| Some((path, self.entry(path)?)));
+            if let (Some(file), Some((first, entry))) = (self.file, in_file.next()) {
+                if first != key.path {
+                    let (file, line) = (file.path.display(), entry.at.line);
+                    warnings
+                        .push(format!("{file}:{line}: {first} is now named {}; the old name is still read", key.path));
+                }
+                faults.extend(in_file.map(|(former, again)| {
+                    let problem = format!(
+                        "expected this key once, by its name {}, got its former name beside {first} on line {}",
+                        key.path, entry.at.line
+                    );
+                    Fault::at(&file.path, again.at, former, problem)
+                }));
+            }
+            let variables = || std::iter::once(&key.environment).chain(&key.former_environment);
+            let mut set = variables().filter(|name| environment::value(self.environment, name).is_some());
+            if let Some(first) = set.next() {
+                if *first != key.environment {
+                    let now = &key.environment;
+                    warnings.push(format!("environment: {first} is now named {now}; the old name is still read"));
+                }
+                faults.extend(set.map(|former| {
+                    let now = &key.environment;
+                    let problem = format!("expected the variable {now} alone, got its former name beside {first}");
+                    Fault::variable(former, problem)
+                }));
+            }
+        }
+        self.warnings.extend(warnings);
+        self.faults.extend(faults);
     }
 
     /// The value of a key that has a default, or must be set.
@@ -134,7 +188,10 @@ impl<'a> Reader<'a> {
 
     /// What file or environment say of a key, without its default and without taking note.
     pub(super) fn look<T>(&mut self, setting: &Setting<T>) -> Result<Option<Found<T>>, Faulty> {
-        let variable = setting.environment();
+        let variable = std::iter::once(setting.environment())
+            .chain(setting.former_environment())
+            .find(|name| environment::value(self.environment, name).is_some())
+            .unwrap_or_else(|| setting.environment());
         let from_file = self.look_in_file(setting);
         let from_environment = match environment::value(self.environment, &variable) {
             None => Ok(None),
@@ -154,42 +211,59 @@ impl<'a> Reader<'a> {
     }
 
     fn look_in_file<T>(&mut self, setting: &Setting<T>) -> Result<Option<Found<T>>, Faulty> {
-        let (Some(file), Entered::Value(node)) = (self.file, self.entered(setting.path)) else {
-            return if matches!(self.entered(setting.path), Entered::Refused) { Err(Faulty) } else { Ok(None) };
+        let path = self.written(setting);
+        let (Some(file), Entered::Value(node)) = (self.file, self.entered(path)) else {
+            return if matches!(self.entered(path), Entered::Refused) { Err(Faulty) } else { Ok(None) };
         };
         match setting.form.read(node) {
             Ok(value) => Ok(Some(Found { value, source: Source::File(file.path.clone(), node.at) })),
             Err(wrongs) => {
                 self.faults.extend(wrongs.into_iter().map(|Wrong { at, item, problem }| {
                     let item = item.map(|n| format!("[{n}]")).unwrap_or_default();
-                    Fault::at(&file.path, at, format!("{}{item}", setting.path), problem)
+                    Fault::at(&file.path, at, format!("{path}{item}"), problem)
                 }));
                 Err(Faulty)
             }
         }
     }
 
+    /// The name by which the file has a key; the present one where it has it by none.
+    fn written<T>(&self, setting: &Setting<T>) -> &'static str {
+        let former = || setting.formerly.iter().copied().find(|path| self.mentions(path));
+        if self.mentions(setting.path) { setting.path } else { former().unwrap_or(setting.path) }
+    }
+
     /// Whether the file has this key, be it null.
     pub(super) fn mentions(&self, path: &str) -> bool {
-        let Some((parent, leaf)) = path.rsplit_once('.') else { return false };
+        self.entry(path).is_some()
+    }
+
+    fn entry(&self, path: &str) -> Option<&'a Entry> {
+        let (parent, leaf) = path.rsplit_once('.')?;
         match self.entered(parent) {
-            Entered::Value(Node { content: Content::Section(entries), .. }) => entries.iter().any(|e| e.key == leaf),
-            _ => false,
+            Entered::Value(Node { content: Content::Section(entries), .. }) => entries.iter().find(|e| e.key == leaf),
+            _ => None,
         }
     }
 
     /// Whether an optional section is wanted: by the file, where `{}` is enough, or by a variable of one of its keys.
     pub(super) fn wants_section(&self, path: &str) -> bool {
         let under = |key: &&Key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-        !matches!(self.entered(path), Entered::Nothing(_))
-            || self.keys.iter().filter(under).any(|k| environment::value(self.environment, &k.environment).is_some())
+        let set = |name: &String| environment::value(self.environment, name).is_some();
+        let given = |key: &Key| {
+            set(&key.environment)
+                || key.former_environment.iter().any(set)
+                || key.formerly.iter().any(|former| self.mentions(former))
+        };
+        !matches!(self.entered(path), Entered::Nothing(_)) || self.keys.iter().filter(under).any(given)
     }
 
     /// Notes a fault of a value that is right by itself, where it came from.
     pub(super) fn fault<T>(&mut self, setting: &Setting<T>, source: &Source, problem: String) {
         self.faults.push(match source {
-            Source::File(path, position) => Fault::at(path, *position, setting.path, problem),
-            Source::Environment(_) | Source::Default => Fault::variable(setting.environment(), problem),
+            Source::File(path, position) => Fault::at(path, *position, self.written(setting), problem),
+            Source::Environment(name) => Fault::variable(name, problem),
+            Source::Default => Fault::variable(setting.environment(), problem),
             Source::PasswordFile(path) => Fault::file(path, problem),
             Source::Credential(_) => Fault::variable("CREDENTIALS_DIRECTORY", problem),
         });
@@ -305,23 +379,28 @@ impl<'a> Reader<'a> {
         self.faults.push(Fault::at(file, entry.at, path, problem));
     }
 
-    /// The known names right below a section; below nothing, the roots that one file may hold.
+    /// The known names right below a section; below nothing, the roots that one file may hold. Former names count only
+    /// where a section has no others.
     fn names_below(&self, parent: &str) -> Vec<&'static str> {
         if parent.is_empty() {
             return vec!["registry", "member", "log"];
         }
-        let mut names: Vec<&'static str> = Vec::new();
-        for key in &self.keys {
-            let below = key.path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('.'));
-            if let Some(name) = below.and_then(|rest| rest.split('.').next()).filter(|name| !names.contains(name)) {
-                names.push(name);
+        let below = |paths: &mut dyn Iterator<Item = &'static str>| {
+            let mut names: Vec<&'static str> = Vec::new();
+            for path in paths {
+                let below = path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('.'));
+                if let Some(name) = below.and_then(|rest| rest.split('.').next()).filter(|name| !names.contains(name)) {
+                    names.push(name);
+                }
             }
-        }
-        names
+            names
+        };
+        let names = below(&mut self.keys.iter().map(|key| key.path));
+        if names.is_empty() { below(&mut self.keys.iter().flat_map(|key| key.formerly).copied()) } else { names }
     }
 
     fn is_key(&self, path: &str) -> bool {
-        self.keys.iter().any(|key| key.path == path)
+        self.keys.iter().any(|key| key.path == path || key.formerly.contains(&path))
     }
 
     /// A file holds the section of its role: one that lost it must not pass as "all defaults".
@@ -363,3 +442,6 @@ pub(super) fn default_of<T>(setting: &Setting<T>) -> Option<T> {
 fn bare(text: &str) -> Node {
     Node { at: Position::default(), content: Content::Bare(text.into()) }
 }
+
+#[cfg(test)]
+mod tests;

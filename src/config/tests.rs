@@ -254,10 +254,17 @@ fn what_is_in_force_is_told_for_every_key_of_the_table() {
 }
 
 #[test]
-fn no_two_keys_share_a_path_or_a_variable() {
+fn no_two_keys_share_a_path_or_a_variable_now_or_formerly() {
     let keys = keys();
-    assert_eq!(keys.iter().map(|key| key.path).collect::<BTreeSet<_>>().len(), keys.len());
-    assert_eq!(keys.iter().map(|key| &key.environment).collect::<BTreeSet<_>>().len(), keys.len());
+    let paths: Vec<_> =
+        keys.iter().flat_map(|key| [key.path].into_iter().chain(key.formerly.iter().copied())).collect();
+    let variables: Vec<_> =
+        keys.iter().flat_map(|key| [&key.environment].into_iter().chain(&key.former_environment)).collect();
+    assert_eq!(paths.iter().collect::<BTreeSet<_>>().len(), paths.len());
+    assert_eq!(variables.iter().collect::<BTreeSet<_>>().len(), variables.len());
+    for path in &paths {
+        assert!(!paths.iter().any(|other| other.starts_with(&format!("{path}."))), "{path} is no section");
+    }
 }
 
 #[test]
