@@ -48,6 +48,7 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         ("member", "netring-control", Some("control loop")),
         ("registry", "netring", None),
         ("registry", "netring-notify", None),
+        ("registry", "netring-journal", Some("journal")),
     ];
     let services: Vec<String> = (0..cases.len()).map(|number| format!("frozen-{number}")).collect();
     for ((of, ..), (name, port)) in cases.iter().zip(services.iter().zip(9000..)) {

@@ -5,7 +5,9 @@
 //! panic for one, marks no more and so counts as stalled. Limits go by the monotonic clock.
 //!
 //! A loop that is about to wait for something slow, with a time limit of its own, marks with the time that may take
-//! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. Work that comes and goes, on threads that do
+//! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. One that is about to wait for something
+//! that no restart would make faster, such as a disk that hangs, says so ([`Pulse::mark_away`]) and is not missed meanwhile.
+//! Work that comes and goes, on threads that do
 //! so too, is put on record piece by piece ([`Vitals::pieces`]): each must end within the limit.
 //!
 //! What needs no record: the thread that speaks with the service manager and the one that feeds it fall silent by standing
@@ -144,6 +146,17 @@ impl Pulse {
         self.mark_until(clock::monotonic(), self.limit + longer);
     }
 
+    /// The loop has moved, and what it does next ends when it ends: it is not missed until it marks again.
+    pub fn mark_away(&self) {
+        self.mark_until(clock::monotonic(), Duration::MAX);
+    }
+
+    /// How long the loop may sleep, with nothing to do, before it marks again.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.limit / 3
+    }
+
     fn mark_at(&self, now: Instant) {
         self.mark_until(now, self.limit);
     }
@@ -245,6 +258,18 @@ mod tests {
         assert!(vitals.stalled_at(start + LIMIT * 6).is_some(), "the next turn has the usual one");
         pulse.mark_for(LIMIT * 9);
         assert_eq!(vitals.stalled_at(start + LIMIT * 9), None);
+    }
+
+    #[test]
+    fn a_loop_that_is_away_is_not_missed_until_it_is_back() {
+        let vitals = Vitals::new();
+        let pulse = vitals.add("journal", LIMIT);
+        pulse.mark_away();
+        let late = clock::monotonic() + LIMIT * 1000;
+        assert_eq!(vitals.stalled_at(late), None);
+        pulse.mark_at(late);
+        assert_eq!(vitals.stalled_at(late + LIMIT), None);
+        assert!(vitals.stalled_at(late + LIMIT + Duration::from_millis(1)).is_some());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use self::store::redis::RedisStore;
 use self::store::{Limits, Store, StoreError};
 use crate::config::RegistrySettings;
 use crate::host::reload::Reloads;
-use crate::host::vitals::Vitals;
+use crate::host::vitals::{Pulse, Vitals};
 use crate::serve;
 
 pub mod api;
@@ -39,6 +39,9 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the accept loop may stand still before it counts as stuck.
 const SERVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the journal's writer may take for anything but the disk.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the store may take to write down what it holds at the end.
 const CLOSE_LIMIT: Duration = Duration::from_millis(400);
@@ -104,7 +107,8 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
         None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
     };
     let address = listener.local_addr().map_err(StartError::Listener)?;
-    let store = open_store(&settings, state_dir)?;
+    let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));
+    let store = open_store(&settings, state_dir, || pulse("journal", JOURNAL_LIMIT))?;
     // A store that hangs is the store's trouble: a restart would only lose the roster that is served meanwhile.
     let follow_limit = FOLLOW_LIMIT + 2 * settings.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
 
@@ -120,7 +124,6 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let networks = settings.allowed_networks.clone();
     let api = Arc::new(Api::new(Arc::clone(&directory), exporter, networks, polls, stopped.clone()));
 
-    let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));
     tokio::spawn({
         let (directory, pulse, stop) =
             (Arc::clone(&directory), pulse("follower of the store", follow_limit), stop(stopped.clone()));
@@ -142,11 +145,15 @@ async fn stop(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-fn open_store(settings: &RegistrySettings, state_dir: Option<PathBuf>) -> Result<Arc<dyn Store>, StartError> {
+fn open_store(
+    settings: &RegistrySettings,
+    state_dir: Option<PathBuf>,
+    pulse: impl FnOnce() -> Option<Pulse>,
+) -> Result<Arc<dyn Store>, StartError> {
     let limits = limits(settings);
     Ok(match (&settings.redis, state_dir) {
         (Some(redis), _) => Arc::new(RedisStore::new(redis, limits)?),
-        (None, Some(directory)) => Arc::new(EmbeddedStore::open(&directory, limits)?),
+        (None, Some(directory)) => Arc::new(EmbeddedStore::open(&directory, limits, pulse())?),
         (None, None) => {
             tracing::info!("no state directory: the roster is kept in memory only, and gone with a restart");
             Arc::new(EmbeddedStore::in_memory(limits))

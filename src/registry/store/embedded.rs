@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use self::journal::{FileMedium, Journal, JournalError, Medium, Record};
 use super::{Answer, Followed, Limits, Mark, Store, StoreError};
 use crate::clock;
+use crate::host::vitals::Pulse;
 use crate::registry::roster::{Admission, Candidate, RingTime, Roster};
 use crate::wire::{InstanceId, Member};
 
@@ -41,24 +42,25 @@ impl EmbeddedStore {
         Self { state: State::new(Roster::new(limits.member_ttl, limits.max_members)), journal: None }
     }
 
-    /// The store kept in `registry.journal` in the directory `directory`, as it was left.
+    /// The store kept in `registry.journal` in the directory `directory`, as it was left. `pulse` is marked by the thread that
+    /// writes the journal.
     ///
     /// # Errors
     ///
     /// [`JournalError`] where the directory or the journal in it cannot be used at all. A disk that is only full or
     /// read-only is not among them: the store comes up and turns registrations away until it can be written.
-    pub fn open(directory: &Path, limits: Limits) -> Result<Self, JournalError> {
-        Self::on(Box::new(FileMedium::open(directory)?), limits)
+    pub fn open(directory: &Path, limits: Limits, pulse: Option<Pulse>) -> Result<Self, JournalError> {
+        Self::on(Box::new(FileMedium::open(directory)?), limits, pulse)
     }
 
-    fn on(medium: Box<dyn Medium>, limits: Limits) -> Result<Self, JournalError> {
+    fn on(medium: Box<dyn Medium>, limits: Limits, pulse: Option<Pulse>) -> Result<Self, JournalError> {
         let left = journal::recover(medium.as_ref())?;
         let Limits { member_ttl, max_members, .. } = limits;
         let revision = left.revision;
         let roster = Roster::restored(member_ttl, max_members, revision, left.members, clock::monotonic());
         let state = State::new(roster);
         let shared = Arc::clone(&state);
-        let journal = Journal::start(medium, revision, move || lock(&shared).snapshot())?;
+        let journal = Journal::start(medium, revision, move || lock(&shared).snapshot(), pulse)?;
         Ok(Self { state, journal: Some(journal) })
     }
 

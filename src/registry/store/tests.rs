@@ -163,12 +163,12 @@ async fn the_store_in_memory_keeps_its_promises() {
 #[tokio::test]
 async fn the_store_with_a_journal_keeps_its_promises() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits(LONG, 100)).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(LONG, 100), None).unwrap();
     keeps_its_promises(&store).await;
     let before = roster(&store).await;
     store.close().await.unwrap();
     drop(store);
-    let store = EmbeddedStore::open(directory.path(), limits(LONG, 100)).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(LONG, 100), None).unwrap();
     assert_eq!(roster(&store).await, before, "a restart changes nothing");
 }
 

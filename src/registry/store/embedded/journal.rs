@@ -14,6 +14,9 @@
 //! that is a failed write like any other. A registration is turned away and can be tried again; a leave is done and its
 //! record left to the snapshot that must come next, so that only a crash before it loses the record, as it may any leave.
 //!
+//! The writer marks a [`Pulse`], when it has nothing to do too; while it waits for the disk it is not missed, since a restart
+//! would wait for the same disk.
+//!
 //! **Reading.** A crash can leave an unfinished last line: it is cut off, nobody was told it was kept. A damaged line
 //! elsewhere (a bad disk, an editor) is left out and the others count, before and after it: each stands for itself. A lost
 //! "joined" costs that member one 404, a lost "left" one lease. The damaged file is kept beside as
@@ -33,6 +36,7 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::host::state::{StateDir, StateError};
+use crate::host::vitals::Pulse;
 use crate::wire::{InstanceId, Member, MembersReply};
 
 #[cfg(test)]
@@ -330,7 +334,7 @@ enum Order {
 
 impl Journal {
     /// Starts the writer, which begins with a snapshot; `snapshot` gives the roster with everything that was added. The
-    /// medium holds what it was at revision `durable`.
+    /// medium holds what it was at revision `durable`. The writer marks `pulse` from then on.
     ///
     /// # Errors
     ///
@@ -339,11 +343,12 @@ impl Journal {
         medium: Box<dyn Medium>,
         durable: u64,
         snapshot: impl FnMut() -> Snapshot + Send + 'static,
+        pulse: Option<Pulse>,
     ) -> Result<Self, JournalError> {
         let (orders, inbox) = mpsc::channel();
         let standing = Arc::new(Mutex::new(Standing { durable, ..Standing::default() }));
         let mut writer = Writer {
-            medium,
+            medium: Watched { medium, pulse },
             snapshot: Box::new(snapshot),
             standing: Arc::clone(&standing),
             retry_at: None,
@@ -354,7 +359,7 @@ impl Journal {
         // Before anyone can register, so that the first one already knows whether the disk takes anything.
         writer.rewrite();
         std::thread::Builder::new()
-            .name("journal".into())
+            .name("netring-journal".into())
             .spawn(move || writer.run(&inbox))
             .map_err(JournalError::Thread)?;
         Ok(Self { orders, standing })
@@ -421,8 +426,37 @@ impl Journal {
     }
 }
 
-struct Writer {
+/// A medium whose writer marks a pulse.
+struct Watched {
     medium: Box<dyn Medium>,
+    pulse: Option<Pulse>,
+}
+
+impl Watched {
+    /// Has something written, which takes as long as the disk makes it take.
+    fn write(&mut self, write: impl FnOnce(&mut dyn Medium) -> io::Result<()>) -> io::Result<()> {
+        if let Some(pulse) = &self.pulse {
+            pulse.mark_away();
+        }
+        let result = write(self.medium.as_mut());
+        self.mark();
+        result
+    }
+
+    fn mark(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.mark();
+        }
+    }
+
+    /// How long the writer may wait for orders.
+    fn idle(&self) -> Duration {
+        self.pulse.as_ref().map_or(Duration::MAX, Pulse::idle)
+    }
+}
+
+struct Writer {
+    medium: Watched,
     snapshot: Box<dyn FnMut() -> Snapshot + Send>,
     standing: Arc<Mutex<Standing>>,
     /// Set while the file cannot be trusted: when to try a new snapshot.
@@ -436,10 +470,10 @@ struct Writer {
 impl Writer {
     fn run(mut self, inbox: &Receiver<Order>) {
         loop {
-            let first = match self.retry_at {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => inbox.recv_timeout(at.saturating_duration_since(clock::monotonic())),
-            };
+            self.medium.mark();
+            let retry_in = self.retry_at.map(|at| at.saturating_duration_since(clock::monotonic()));
+            let idle = self.medium.idle();
+            let first = inbox.recv_timeout(retry_in.map_or(idle, |retry_in| retry_in.min(idle)));
             if matches!(first, Err(RecvTimeoutError::Disconnected)) {
                 return;
             }
@@ -489,7 +523,7 @@ impl Writer {
             None if text.is_empty() => return,
             None => {}
         }
-        match self.medium.append(text) {
+        match self.medium.write(|medium| medium.append(text)) {
             Ok(()) => lock(&self.standing).durable = newest,
             Err(e) => self.fail(&e),
         }
@@ -500,7 +534,8 @@ impl Writer {
 
     fn rewrite(&mut self) {
         let snapshot = (self.snapshot)();
-        match self.medium.replace(&snapshot.text()) {
+        let text = snapshot.text();
+        match self.medium.write(|medium| medium.replace(&text)) {
             Ok(()) => {
                 self.written = snapshot.revision;
                 self.lines = snapshot.members.len() + 1;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use super::*;
+use crate::host::vitals::Vitals;
 use crate::registry::roster::{Admission, Candidate};
 use crate::registry::store::embedded::EmbeddedStore;
 use crate::registry::store::{Limits, Store, StoreError};
@@ -43,13 +44,13 @@ async fn found(journal: &[u8], unfinished: Option<&[u8]>) -> Vec<String> {
     if let Some(bytes) = unfinished {
         std::fs::write(directory.path().join(format!(".{FILE}.new")), bytes).unwrap();
     }
-    ids(&EmbeddedStore::open(directory.path(), limits()).unwrap()).await
+    ids(&EmbeddedStore::open(directory.path(), limits(), None).unwrap()).await
 }
 
 #[tokio::test]
 async fn a_cut_at_any_byte_loses_nothing_that_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(), None).unwrap();
     // How long the file was when each step was acknowledged, and who was there then.
     let mut acknowledged = vec![(journal_of(directory.path()).len(), Vec::new())];
     for n in 0..5 {
@@ -73,7 +74,7 @@ async fn a_cut_at_any_byte_loses_nothing_that_was_acknowledged() {
 #[tokio::test]
 async fn a_crash_at_any_stage_of_a_snapshot_leaves_the_old_state_or_the_same_anew() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(), None).unwrap();
     for n in 0..4 {
         store.register(candidate(n)).await.unwrap();
     }
@@ -94,7 +95,7 @@ async fn a_crash_at_any_stage_of_a_snapshot_leaves_the_old_state_or_the_same_ane
 #[tokio::test]
 async fn a_damaged_line_costs_itself_only_and_the_file_is_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(), None).unwrap();
     for n in 0..5 {
         store.register(candidate(n)).await.unwrap();
     }
@@ -104,7 +105,7 @@ async fn a_damaged_line_costs_itself_only_and_the_file_is_kept() {
     bytes[at + 1] ^= 1;
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join(FILE), &bytes).unwrap();
-    let store = EmbeddedStore::open(other.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(other.path(), limits(), None).unwrap();
     assert_eq!(ids(&store).await, ["m0", "m1", "m3", "m4"]);
     assert_eq!(std::fs::read(other.path().join(DAMAGED)).unwrap(), bytes);
     // Whatever stands there, it is no crash.
@@ -123,15 +124,15 @@ async fn a_damaged_line_costs_itself_only_and_the_file_is_kept() {
 #[tokio::test]
 async fn one_directory_serves_one_registry() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(), None).unwrap();
     assert!(matches!(
-        EmbeddedStore::open(directory.path(), limits()),
+        EmbeddedStore::open(directory.path(), limits(), None),
         Err(JournalError::State(StateError::InUse { .. }))
     ));
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(matches!(
-        EmbeddedStore::open(&file.join("below"), limits()),
+        EmbeddedStore::open(&file.join("below"), limits(), None),
         Err(JournalError::State(StateError::Unusable { .. }))
     ));
     drop(store);
@@ -174,7 +175,7 @@ fn faulty(directory: &Path) -> (EmbeddedStore, Arc<AtomicBool>, Arc<AtomicUsize>
     let (broken, appends) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
     let disk = FileMedium::open(directory).unwrap();
     let medium = Faulty { disk, broken: Arc::clone(&broken), appends: Arc::clone(&appends) };
-    (EmbeddedStore::on(Box::new(medium), limits()).unwrap(), broken, appends)
+    (EmbeddedStore::on(Box::new(medium), limits(), None).unwrap(), broken, appends)
 }
 
 #[tokio::test]
@@ -226,7 +227,7 @@ async fn a_registry_that_starts_on_a_full_disk_renews_whom_it_found_on_it() {
     drop(store);
     let disk = FileMedium::open(directory.path()).unwrap();
     let full = Faulty { disk, broken: Arc::new(true.into()), appends: Arc::default() };
-    let store = EmbeddedStore::on(Box::new(full), limits()).unwrap();
+    let store = EmbeddedStore::on(Box::new(full), limits(), None).unwrap();
     assert_eq!(store.register(candidate(0)).await, Ok(Admission::Renewed));
     assert!(store.register(candidate(1)).await.is_err());
 }
@@ -263,7 +264,7 @@ fn a_disk_that_hangs_costs_bounded_memory_and_the_journal_catches_up() {
     let directory = tempfile::tempdir().unwrap();
     let gate = Arc::<Mutex<()>>::default();
     let medium = Hung { disk: FileMedium::open(directory.path()).unwrap(), gate: Arc::clone(&gate) };
-    let store = EmbeddedStore::on(Box::new(medium), limits()).unwrap();
+    let store = EmbeddedStore::on(Box::new(medium), limits(), None).unwrap();
     runtime.block_on(async { store.register(candidate(0)).await.unwrap() });
     runtime.block_on(async { store.register(candidate(1)).await.unwrap() });
 
@@ -315,7 +316,7 @@ async fn many_who_register_at_once_share_their_syncs_and_are_all_kept() {
 #[tokio::test]
 async fn the_file_stays_in_proportion_to_the_ring() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(directory.path(), limits()).unwrap();
+    let store = EmbeddedStore::open(directory.path(), limits(), None).unwrap();
     store.register(candidate(0)).await.unwrap();
     for n in 0..1500 {
         let port = (2000 + n).try_into().unwrap();
@@ -327,7 +328,7 @@ async fn the_file_stays_in_proportion_to_the_ring() {
     drop(store);
     let deadline = clock::monotonic() + Duration::from_secs(10);
     let again = loop {
-        match EmbeddedStore::open(directory.path(), limits()) {
+        match EmbeddedStore::open(directory.path(), limits(), None) {
             Ok(store) => break store,
             Err(e) => assert!(clock::monotonic() < deadline, "{e}"),
         }
@@ -344,7 +345,7 @@ const CHILD_DIRECTORY: &str = "NETRING_TEST_JOURNAL";
 #[ignore = "runs as the process that the next test kills"]
 async fn child_that_registers_until_it_is_killed() {
     let Some(directory) = std::env::var_os(CHILD_DIRECTORY) else { return };
-    let store = EmbeddedStore::open(Path::new(&directory), limits()).unwrap();
+    let store = EmbeddedStore::open(Path::new(&directory), limits(), None).unwrap();
     let first = ids(&store).await.len();
     for n in first..1_000_000 {
         store.register(candidate(n)).await.unwrap();
@@ -381,4 +382,50 @@ async fn a_process_killed_again_and_again_loses_nothing_it_acknowledged() {
         let lost: Vec<&String> = kept.iter().filter(|id| there.binary_search(id).is_err()).collect();
         assert!(lost.is_empty(), "round {round}: lost {lost:?}");
     }
+}
+
+#[test]
+fn the_writer_is_missed_where_it_stands_still_and_not_for_a_disk_that_hangs() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::<Mutex<()>>::default();
+    let medium = Hung { disk: FileMedium::open(directory.path()).unwrap(), gate: Arc::clone(&gate) };
+    let limit = Duration::from_millis(300);
+    let vitals = Vitals::new();
+    // The snapshot takes a lock of the registry: what holds the writer up there is no disk.
+    let roster = Arc::<Mutex<()>>::default();
+    let snapshot = {
+        let roster = Arc::clone(&roster);
+        move || {
+            let _free = lock_of(&roster);
+            Snapshot::default()
+        }
+    };
+    let journal = Journal::start(Box::new(medium), 0, snapshot, Some(vitals.add("journal", limit))).unwrap();
+    // Twice the limit, so that a mark of a moment ago is none any more.
+    let stalled_after = |wait: Duration| {
+        std::thread::sleep(wait);
+        vitals.stalled().map(|stalled| stalled.name)
+    };
+    let left = || Record::Left { revision: u64::MAX, id: id(0) };
+    let caught_up = |journal: &Journal| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(journal.kept()), Ok(()));
+    };
+    assert_eq!(stalled_after(limit * 2), None, "it has nothing to do");
+
+    let shut = lock_of(&gate);
+    journal.add(left());
+    assert_eq!(stalled_after(limit * 2), None, "it waits for the disk");
+    drop(shut);
+    caught_up(&journal);
+    assert_eq!(stalled_after(limit * 2), None, "it goes on");
+
+    let held = lock_of(&roster);
+    drop(journal.close());
+    assert_eq!(stalled_after(limit * 2), Some("journal"));
+    drop(held);
+}
+
+fn lock_of(mutex: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
+    mutex.lock().unwrap()
 }
