@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Holds the Kubernetes manifests to the schema of Kubernetes, as files and as the overlays that are applied.
-shopt -s nullglob
-for file in packaging/kubernetes/*.yaml; do
+files=(packaging/kubernetes/*.yaml)
+overlays=(packaging/kubernetes/overlays/*/)
+for file in "${files[@]}"; do
     kubernetes-validate --strict "$file"
 done
-for overlay in packaging/kubernetes/overlays/*/; do
+for overlay in "${overlays[@]}"; do
     kubectl kustomize "$overlay" >"$TMPDIR/overlay.yaml"
     kubernetes-validate --strict "$TMPDIR/overlay.yaml"
 done
