@@ -179,18 +179,23 @@ impl Host {
 
     /// Runs a piece of the test on it, in a thread of its own: sockets opened there are the host's.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(Path::new(NAMESPACES).join(&self.namespace)).expect("the namespace exists");
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                // SAFETY: setns(2) takes an open descriptor and a number, and moves the calling thread alone, which ends
-                // with this closure.
-                let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
-                assert_eq!(entered, 0, "cannot enter {}: {}", self.namespace, std::io::Error::last_os_error());
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        inside(&self.namespace, work)
     }
+}
+
+/// Runs a piece of the test in a network namespace, in a thread of its own: sockets opened there are of that namespace.
+pub(super) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(Path::new(NAMESPACES).join(namespace)).expect("the namespace exists");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: setns(2) takes an open descriptor and a number, and moves the calling thread alone, which ends with
+            // this closure.
+            let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0, "cannot enter {namespace}: {}", std::io::Error::last_os_error());
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Removes the namespaces of tests whose process is gone.

@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod name_server;
 pub mod peer;
+pub mod podman;
 pub mod process;
 pub mod prometheus;
 pub mod quota;
