@@ -426,6 +426,6 @@ fn the_writer_is_missed_where_it_stands_still_and_not_for_a_disk_that_hangs() {
     drop(held);
 }
 
-fn lock_of(mutex: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
+fn lock_of(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap()
 }
