@@ -19,6 +19,11 @@ use crate::clock;
 /// some more.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
+/// How long an interface that had no carrier may be to blame for what fails after that. The last look at it is up to
+/// [`GOOD_FOR`] old, on a busy host more; and with the carrier back the kernel asks for the peer's hardware address again
+/// only a second after it last asked in vain.
+const AFTERMATH: Duration = Duration::from_secs(3);
+
 /// How many addresses are remembered before those are forgotten that no interface has any more.
 const OWN_MAX: usize = 1024;
 
@@ -60,11 +65,11 @@ impl Links {
     }
 
     /// Whether the interface with the address `own` is known to be down or without a carrier at `now`, or to have been so
-    /// after `since`; a second before counts. An address that no interface ever had says nothing against anyone.
+    /// after `since`; three seconds before count. An address that no interface ever had says nothing against anyone.
     pub fn was_cut_off(&mut self, own: IpAddr, since: Instant, now: Instant) -> bool {
         self.look(now);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&own).is_some_and(|cut_off| cut_off.is_some_and(|seen| seen + GOOD_FOR >= since))
+        known.get(&own).is_some_and(|cut_off| cut_off.is_some_and(|seen| seen + AFTERMATH >= since))
     }
 
     /// As if the interface of `own` had been seen without a carrier at `seen`.
@@ -128,13 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_was_cut_off_while_a_probe_ran_is_remembered_for_it_alone() {
+    fn an_interface_that_was_cut_off_is_remembered_for_probes_that_ran_then_and_soon_after() {
         let seen = clock::monotonic();
         let own = "127.0.0.1".parse().unwrap();
         let begins_at = |since| Links::cut_off(own, seen).was_cut_off(own, since, seen);
         assert!(begins_at(seen));
         assert!(begins_at(seen + GOOD_FOR), "nobody looked in between");
-        assert!(!begins_at(seen + GOOD_FOR + Duration::from_millis(1)));
+        assert!(begins_at(seen + AFTERMATH), "the peer's hardware address was not known yet");
+        assert!(!begins_at(seen + AFTERMATH + Duration::from_millis(1)));
     }
 
     #[test]
