@@ -7,6 +7,7 @@
 //! Trouble with the registry is logged when it begins, when its kind changes and when it ends, never on repeat.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,22 +110,22 @@ impl Control {
 struct Trouble {
     since: Instant,
     attempts: u32,
-    /// Why it could not be reached.
-    silence: Option<String>,
+    /// It could not be reached, and that has been said. For what reason may change with every attempt.
+    silent: bool,
     /// The status it refused each kind of request with.
     refusals: [Option<u16>; 3],
 }
 
 impl Trouble {
     fn new(since: Instant) -> Self {
-        Self { since, attempts: 0, silence: None, refusals: [None; 3] }
+        Self { since, attempts: 0, silent: false, refusals: [None; 3] }
     }
 
-    /// Counts a failure, and says whether it is another than the last of its kind.
+    /// Counts a failure, and says whether it is to be told: silence once, a refusal where it is another than the last.
     fn is_news(&mut self, request: Request, problem: &ClientError) -> bool {
         self.attempts += 1;
         match problem {
-            ClientError::Unreachable(why) => self.silence.replace(why.clone()).as_ref() != Some(why),
+            ClientError::Unreachable(_) => !mem::replace(&mut self.silent, true),
             ClientError::Refused { status, .. } => self.refusals[request as usize].replace(*status) != Some(*status),
         }
     }
@@ -406,14 +407,14 @@ impl Driver {
 
     fn reload(&mut self, settings: Arc<MemberSettings>) {
         let now = clock::monotonic();
-        let old = std::mem::replace(&mut self.settings, settings);
+        let old = mem::replace(&mut self.settings, settings);
         self.session.set_intervals(self.settings.intervals, now);
         self.peers.set_hold(hold(&self.settings));
         let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
         let link = &self.settings.registry;
         let elsewhere = old.registry.url != link.url;
         let client = if elsewhere { RegistryClient::new(link) } else { self.client.with_timeout(link.timeout) };
-        let before = std::mem::replace(&mut self.client, client);
+        let before = mem::replace(&mut self.client, client);
         *lock(&self.shared_client) = self.client.clone();
         if elsewhere {
             self.say_farewell(&before, old.registry.timeout);
@@ -472,6 +473,8 @@ impl Driver {
                         );
                     }
                 }
+            } else {
+                debug!(registry = %url, request = name(request), %problem, "the registry is still away");
             }
         } else if up && let Some(trouble) = self.trouble.take() {
             let lasted = rough(now.saturating_duration_since(trouble.since));
