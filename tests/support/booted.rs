@@ -31,7 +31,7 @@ use super::daemon::{Member, NETRING, Registry};
 use super::fabric::{Fabric, Host, left_behind};
 use super::http::{self, Answer};
 use super::metrics::Metrics;
-use super::{SOON, Scratch, eventually, installed, skip};
+use super::{SOON, Scratch, cache, eventually, installed, skip};
 
 /// Boots a host and holds it; `boot clear NAME` ends what is left of one.
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/boot");
@@ -81,8 +81,7 @@ impl System {
 
     /// Its root directory, once whoever makes it is done; `None`, with the skip said, where nobody does.
     fn root(self) -> Option<PathBuf> {
-        let cache = std::env::var_os("NETRING_TEST_CACHE").unwrap_or_else(|| "/var/cache/netring-tests".into());
-        let roots = Path::new(&cache).join("roots");
+        let roots = cache().join("roots");
         let root = roots.join(self.name());
         if let Ok(lock) = File::open(roots.join(format!(".{}.lock", self.name()))) {
             eventually(ROOT_LIMIT, "the root directory of the host is made", || lock.try_lock_shared());

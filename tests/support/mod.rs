@@ -13,6 +13,7 @@ pub mod frozen;
 pub mod http;
 pub mod metrics;
 pub mod name_server;
+pub mod packages;
 pub mod peer;
 pub mod podman;
 pub mod process;
@@ -109,6 +110,12 @@ pub fn eventually<T, E: Display>(limit: Duration, what: &str, mut attempt: impl 
 /// `seen`, where `holds` does not.
 pub fn holds(holds: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{seen:?}")) }
+}
+
+/// Where what takes long to make is kept from run to run: `$NETRING_TEST_CACHE`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    std::env::var_os("NETRING_TEST_CACHE").unwrap_or_else(|| "/var/cache/netring-tests".into()).into()
 }
 
 /// Whether every one of `programs` is installed; otherwise says that this test is skipped, in the line that `tests/run`
