@@ -55,39 +55,64 @@ fn collect(journal: UnixDatagram) -> Arc<Mutex<Vec<Entry>>> {
     list
 }
 
-#[test]
-fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_priorities() {
+/// The journal's socket, in a directory that can be put in the place of the real one's.
+fn journal() -> Option<(Scratch, UnixDatagram)> {
     if !installed(&["unshare", "mount"]) {
-        return;
+        return None;
     }
     let in_namespace = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/run"]).output();
     if !in_namespace.is_ok_and(|output| output.status.success()) {
-        return skip("no mount namespace can be made");
+        skip("no mount namespace can be made");
+        return None;
     }
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path().join("journal")).expect("a directory can be made");
     let journal = UnixDatagram::bind(scratch.path().join("journal/socket")).expect("a socket can be made");
-    let entries = collect(journal);
+    Some((scratch, journal))
+}
 
-    let mut registry = Registry { member_ttl: 300, ..Registry::new() }.start();
-    let mut peer = Member::new("eu1", registry.server).start();
-    let described = Member::new("us1", registry.server);
+/// Starts a member whose stderr is the journal of the scratch directory.
+fn start(described: &Member, scratch: &Scratch) -> Process {
     let config = scratch.file("config.yaml", &described.yaml());
     let script = "mount -t tmpfs none /run && mkdir /run/systemd && mount --bind \"$1\" /run/systemd && exec 2>\"$1/stderr\" && \
                   JOURNAL_STREAM=$(stat -L -c %d:%i \"$1/stderr\") exec \"$0\" member \"$2\"";
     let mut command = Command::new("unshare");
     command.args(["-rm", "sh", "-c", script, NETRING]).arg(scratch.path()).arg(config).env_remove("NOTIFY_SOCKET");
-    let mut member = Process::start(&mut command, &scratch, "unshare");
+    Process::start(&mut command, scratch, "unshare")
+}
 
-    let wait_for = |kind: &str, about: (&str, &str)| -> Entry {
-        let id = KINDS.iter().find(|known| known.name == kind).expect("it is in the table").id;
-        eventually(SOON, kind, || {
-            let entries = entries.lock().expect("no thread panics while it holds the list");
-            let is_wanted = |entry: &&Entry| entry.get("MESSAGE_ID").is_some_and(|found| found == id);
-            let about = |entry: &&Entry| entry.get(about.0).is_some_and(|value| value == about.1);
-            entries.iter().filter(is_wanted).find(about).cloned().ok_or_else(|| format!("{entries:#?}"))
-        })
-    };
+/// The first entry of this kind that has this value in this field.
+fn wait_for(entries: &Mutex<Vec<Entry>>, kind: &str, about: (&str, &str)) -> Entry {
+    let id = KINDS.iter().find(|known| known.name == kind).expect("it is in the table").id;
+    eventually(SOON, kind, || {
+        let entries = entries.lock().expect("no thread panics while it holds the list");
+        let is_wanted = |entry: &&Entry| entry.get("MESSAGE_ID").is_some_and(|found| found == id);
+        let about = |entry: &&Entry| entry.get(about.0).is_some_and(|value| value == about.1);
+        entries.iter().filter(is_wanted).find(about).cloned().ok_or_else(|| format!("{entries:#?}"))
+    })
+}
+
+/// Waits until the member says whether it reaches the peer at eu1.
+fn reaches_peer(member: &Member, up: f64) {
+    eventually(SOON, "the peer is probed", || {
+        let answer = support::http::get(member.server, "/metrics").map_err(|e| e.to_string())?;
+        let metrics = support::metrics::Metrics::parse(&answer.text())?;
+        let value = metrics.value("netring_connectivity_tcp", &[("target_location", "eu1")]);
+        support::holds(value == Some(up), value)
+    });
+}
+
+#[test]
+fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_priorities() {
+    let Some((scratch, journal)) = journal() else { return };
+    let entries = collect(journal);
+
+    let mut registry = Registry { member_ttl: 300, ..Registry::new() }.start();
+    let mut peer = Member::new("eu1", registry.server).start();
+    let described = Member::new("us1", registry.server);
+    let mut member = start(&described, &scratch);
+
+    let wait_for = |kind, about| wait_for(&entries, kind, about);
     let check = |entry: &Entry, priority: &str, fields: &[(&str, &str)]| {
         for (name, value) in [("PRIORITY", priority), ("SYSLOG_IDENTIFIER", "netring-member")].iter().chain(fields) {
             assert_eq!(entry.get(*name).map(String::as_str), Some(*value), "{name} of {entry:#?}");
@@ -97,15 +122,7 @@ fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_prior
     let target = [("NETRING_TARGET_LOCATION", "eu1"), ("NETRING_TARGET", "eu1-id"), ("NETRING_CHECK", "tcp")];
 
     // The member knows the peer when it has probed it.
-    let reached = |up: f64| {
-        eventually(SOON, "the peer is probed", || {
-            let answer = support::http::get(described.server, "/metrics").map_err(|e| e.to_string())?;
-            let metrics = support::metrics::Metrics::parse(&answer.text())?;
-            let value = metrics.value("netring_connectivity_tcp", &[("target_location", "eu1")]);
-            support::holds(value == Some(up), value)
-        });
-    };
-    reached(1.0);
+    reaches_peer(&described, 1.0);
     peer.kill();
     let down = wait_for(events::PEER_DOWN, ("NETRING_CHECK", "tcp"));
     check(&down, "4", &[&own[..], &target, &[("NETRING_REASON", "refused"), ("MESSAGE", "peer down")]].concat());
@@ -135,4 +152,28 @@ fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_prior
         "the rest is informational"
     );
     assert!(member.ended().is_none());
+}
+
+#[test]
+fn a_journal_that_takes_nothing_holds_up_no_probe_and_no_answer_and_is_told_all_when_it_does() {
+    let Some((scratch, journal)) = journal() else { return };
+    let other = UnixDatagram::unbound().expect("a socket can be made");
+    other.set_nonblocking(true).expect("a socket need not wait");
+    // As many as it holds unread, so that the next sender waits.
+    while other.send_to(b"MESSAGE=unread\n", scratch.path().join("journal/socket")).is_ok() {}
+
+    let registry = Registry::new().start();
+    let mut peer = Member::new("eu1", registry.server).start();
+    let described = Member::new("us1", registry.server);
+    let member = start(&described, &scratch);
+    reaches_peer(&described, 1.0);
+    peer.kill();
+    reaches_peer(&described, 0.0);
+    peer.start_again();
+    reaches_peer(&described, 1.0);
+
+    let entries = collect(journal);
+    wait_for(&entries, events::PEER_DOWN, ("NETRING_TARGET_LOCATION", "eu1"));
+    wait_for(&entries, events::PEER_UP, ("NETRING_TARGET_LOCATION", "eu1"));
+    drop(member);
 }

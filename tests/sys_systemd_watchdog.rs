@@ -43,6 +43,7 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
     let cases = [
         ("member", "netring", None),
         ("member", "netring-notify", None),
+        ("member", "netring-log", None),
         ("member", "netring-probe", Some("probe schedule")),
         ("member", "netring-serve", Some("HTTP service")),
         ("member", "netring-control", Some("control loop")),

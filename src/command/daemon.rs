@@ -31,6 +31,9 @@ use super::{Exit, chain, complain};
 /// How often the status line is brought up to date.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long the log's thread may take for anything but writing.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
+
 /// Of the registry's descriptors, those that are not for connections: store, journal, log and what the libraries keep.
 const OWN_DESCRIPTORS: usize = 64;
 
@@ -170,8 +173,10 @@ fn daemon<S>(
             return Exit::Config;
         }
     };
-    let logging = match logging::start((kind.log)(&loaded.settings), kind.role.section()) {
-        Ok(logging) => logging,
+    let vitals = Vitals::new();
+    let pulse = vitals.add("log", LOG_LIMIT);
+    let (logging, _last_words) = match logging::start((kind.log)(&loaded.settings), kind.role.section(), pulse) {
+        Ok(started) => started,
         Err(error) => {
             complain(chain(&error));
             return Exit::Config;
@@ -196,7 +201,7 @@ fn daemon<S>(
             };
             // And not before: whoever wants a reload sends its signal when it finds a word of this daemon.
             let reloads = Reloads::new(reload::runtime_directory());
-            let life = Life { kind, config, logging, notifier, signals, vitals: Vitals::new(), format, reloads };
+            let life = Life { kind, config, logging, notifier, signals, vitals, format, reloads };
             let ended = run(loaded.settings, &runtime, life);
             // Whatever still waits on something slow is not waited for.
             runtime.shutdown_background();

@@ -3,18 +3,19 @@
 //! Three forms: the journal's own protocol, with each field as a journal field (`NETRING_LOCATION=`), when stderr is the
 //! journal; one JSON object a line; or text for people. Events carry their facts as fields, not in the message; the house
 //! uses `location`, `instance`, `target_location`, `target`, `check` and `reason`, and `event` for the kinds of [`events`].
-//! Spans are not used and not shown.
+//! Spans are not used and not shown. A thread of its own writes, so that a log that is not taken holds nobody up.
 //!
 //! Whatever a field holds, an event stays one line: names and texts from the network cannot forge another.
 //! The level can change while running ([`Logging::set_level`]); the form cannot.
 
+mod background;
 pub mod events;
 mod journal;
 mod level;
 mod lines;
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -25,9 +26,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogSettings};
+use crate::host::vitals::Pulse;
+use background::{Background, Direct, Entry, Handover, to_stderr};
 use journal::Journal;
 use lines::{Form, Lines};
 
+pub use background::LastWords;
 pub use level::LevelError;
 
 /// Why logging cannot be set up or changed.
@@ -50,17 +54,18 @@ pub struct Logging {
 type Output = Box<dyn Layer<Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
 
 /// Starts logging for the whole process, to the journal or to stderr. `role` is the daemon's, such as `member`; the journal
-/// shows it as `netring-member`.
+/// shows it as `netring-member`. `pulse` is marked by the thread that writes. Whoever ends the process drops [`LastWords`]
+/// before.
 ///
 /// # Errors
 ///
 /// The level in `settings` is none, or logging has been started before.
-pub fn start(settings: &LogSettings, role: &'static str) -> Result<Logging, LogError> {
+pub fn start(settings: &LogSettings, role: &'static str, pulse: Pulse) -> Result<(Logging, LastWords), LogError> {
     let targets = level::parse(&settings.level).map_err(LogError::Level)?;
     let (filter, handle) = reload::Layer::new(targets);
-    let output = output(settings.format, role);
+    let (output, background) = output(settings.format, role, pulse);
     tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LogError::Started)?;
-    Ok(Logging { filter: handle })
+    Ok((Logging { filter: handle }, LastWords { background }))
 }
 
 impl Logging {
@@ -78,21 +83,34 @@ impl Logging {
     }
 }
 
-fn output(format: LogFormat, role: &str) -> Output {
-    match format {
-        LogFormat::Json => to_stderr(Form::Json),
-        LogFormat::Auto if stderr_is_journal() => {
-            // A journal that cannot be reached still reads stderr.
-            Journal::open(role)
-                .map_or_else(|_| to_stderr(Form::Text { colour: false }), |journal| Box::new(journal) as Output)
+/// What events go through, and the way to the thread that writes them.
+fn output(format: LogFormat, role: &'static str, pulse: Pulse) -> (Output, Option<Background>) {
+    let form = match format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Auto | LogFormat::Text => Form::Text { colour: stderr_shows_colour() },
+    };
+    let direct = move || Lines::new(form, to_stderr);
+    let to_journal = format == LogFormat::Auto && stderr_is_journal();
+    let started = if to_journal {
+        // A journal that cannot be reached still reads stderr.
+        Background::start(
+            pulse,
+            move || Journal::open(role).map_or_else(|_| Box::new(direct()) as Direct, |it| Box::new(it)),
+            to_stderr,
+        )
+    } else {
+        Background::start(pulse, move || Box::new(direct()), to_stderr)
+    };
+    match started {
+        Ok(background) if to_journal => (Box::new(Handover(background.clone())), Some(background)),
+        Ok(background) => {
+            let way = background.clone();
+            let lines = Lines::new(form, move |line: &str| way.put(Entry::Line(line.into())));
+            (Box::new(lines), Some(background))
         }
-        LogFormat::Auto | LogFormat::Text => to_stderr(Form::Text { colour: stderr_shows_colour() }),
+        // A host without a thread to spare has its log written by whoever has something to say.
+        Err(_) => (Box::new(direct()), None),
     }
-}
-
-fn to_stderr(form: Form) -> Output {
-    // Where stderr is gone there is nobody left to tell.
-    Box::new(Lines::new(form, |line| drop(io::stderr().lock().write_all(line.as_bytes()))))
 }
 
 /// Whether stderr is the journal, as systemd.exec(5) says to find out: `JOURNAL_STREAM` holds its device and inode.

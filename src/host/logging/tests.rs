@@ -2,11 +2,13 @@
 
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
 use super::*;
+use crate::host::vitals::Vitals;
 
 /// What `log` logs, in this form, at level info.
 fn lines(form: Form, log: impl FnOnce()) -> String {
@@ -111,14 +113,17 @@ fn logs_for_its_parent() {
         _ => LogFormat::Auto,
     };
     let settings = LogSettings { level: "WARN".into(), format };
-    let logging = start(&settings, "member").unwrap();
+    let (logging, _last_words) = start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))).unwrap();
     info!("not shown");
     warn!("shown");
     logging.set_level("debug").unwrap();
     debug!("shown after a reload");
     assert!(logging.set_level("verbose").unwrap_err().to_string().starts_with("cannot set the log level: expected "));
     debug!("still shown");
-    assert!(matches!(start(&settings, "member"), Err(LogError::Started)));
+    assert!(matches!(
+        start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))),
+        Err(LogError::Started)
+    ));
 }
 
 #[test]
