@@ -1,7 +1,8 @@
 //! `netring healthcheck`: asks the daemon on this host for its `/health`, without a shell or another program.
 //!
-//! The exit code is for whoever would restart the daemon: 0 as long as it answers that it serves. A member that is unwell does,
-//! for a restart would not mend its host. The one line is for whoever reads why.
+//! The exit code is 0 as long as the daemon answers that it serves. A member that is unwell does, for a restart would not mend
+//! its host. A registry whose store is away does not, and a restart would not mend that either: whoever restarts daemons asks
+//! whether it is alive, which any answer of a registry says. The one line is for whoever reads why.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -29,10 +30,12 @@ struct Health {
     reason: Option<String>,
 }
 
-/// Asks the daemon of this role, or of the one that the file at `config` is for.
+/// Asks the daemon of this role, or of the one that the file at `config` is for; only whether a restart could help where
+/// `alive` is set.
 pub(super) fn run(
     role: Option<Role>,
     config: Option<&Path>,
+    alive: bool,
     limit: Duration,
     environment: &Environment,
     out: &mut dyn Write,
@@ -43,7 +46,10 @@ pub(super) fn run(
     let daemon = format!("the {} at {url}", role.section());
     let (exit, line) = match ask(&url, limit) {
         Ok((serves, Health { status, reason })) => {
-            (if serves { Exit::Ok } else { Exit::Failed }, format!("{status}: {daemon}{}", because(reason.as_deref())))
+            // A member does not serve where one of its loops stands still, a registry where its store is away.
+            let passes = serves || (alive && role == Role::Registry);
+            let exit = if passes { Exit::Ok } else { Exit::Failed };
+            (exit, format!("{status}: {daemon}{}", because(reason.as_deref())))
         }
         Err(problem) => {
             // The address may be wrong for that reason.
@@ -134,7 +140,7 @@ mod tests {
 
     fn checked(role: Option<Role>, config: Option<&Path>, environment: &Environment) -> (Exit, String) {
         let mut out = Vec::new();
-        let exit = run(role, config, Duration::from_millis(500), environment, &mut out).unwrap();
+        let exit = run(role, config, false, Duration::from_millis(500), environment, &mut out).unwrap();
         (exit, String::from_utf8(out).unwrap())
     }
 
@@ -173,6 +179,29 @@ mod tests {
             let address = server(answer(status, body));
             let line = line.replace("URL", &format!("http://{address}/health"));
             assert_eq!(checked(None, None, &at(address)), (exit, format!("{line}\n")));
+        }
+    }
+
+    #[test]
+    fn a_registry_without_its_store_is_alive_and_a_member_that_stands_still_is_not() {
+        let away = r#"{"status": "unhealthy", "reason": "the store cannot be reached"}"#;
+        let nobody = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let unavailable = || server(answer("503 Service Unavailable", away));
+        let other = || server(answer("503 Service Unavailable", "<html>"));
+        for (role, alive, address, exit) in [
+            (Role::Registry, true, unavailable(), Exit::Ok),
+            (Role::Registry, false, unavailable(), Exit::Failed),
+            (Role::Registry, true, other(), Exit::Failed),
+            (Role::Registry, true, nobody(), Exit::Failed),
+            (Role::Member, true, unavailable(), Exit::Failed),
+            (Role::Member, true, server(answer("200 OK", r#"{"status": "unwell"}"#)), Exit::Ok),
+        ] {
+            let variable = format!("NETRING_{}_SERVER_PORT", role.section().to_uppercase());
+            let environment = Environment::from([(variable, address.port().to_string())]);
+            let mut out = Vec::new();
+            let found = run(Some(role), None, alive, Duration::from_millis(500), &environment, &mut out).unwrap();
+            let line = String::from_utf8(out).unwrap();
+            assert_eq!(found, exit, "{role:?}, {alive}: {line}");
         }
     }
 

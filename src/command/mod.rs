@@ -164,10 +164,13 @@ pub fn table() -> Command {
                 .arg(flag("registry", "Ask the registry"))
                 .arg(flag("member", "Ask the member [default, unless CONFIG is of a registry alone]"))
                 .group(ArgGroup::new("role").args(["registry", "member"]))
+                .arg(flag("alive", "Ask only whether a restart could help: a registry whose store is away is alive"))
                 .arg(time_limit("3s"))
                 .after_help(
                     "Prints one line. Exit code 0: it serves, be it unwell; 1: it says that it is not healthy, or does not \
-                     answer.\n\nExample:\n  netring healthcheck --registry",
+                     answer. Take it as it is for what waits for the daemon or sends it work, such as readiness, and with \
+                     --alive for what restarts it, such as liveness.\n\nExamples:\n  netring healthcheck --registry\n  \
+                     netring healthcheck --registry --alive",
                 ),
         )
         .subcommand(
@@ -298,7 +301,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Some(("status", m)) => status::run(m.get_one("registry").map(String::as_str), m.get_flag("json"), out),
         Some(("healthcheck", m)) => {
             let limit = *m.get_one("timeout").expect("has a default");
-            written(healthcheck::run(role(m), path(m, "config").as_deref(), limit, &environment(), out))
+            written(healthcheck::run(
+                role(m),
+                path(m, "config").as_deref(),
+                m.get_flag("alive"),
+                limit,
+                &environment(),
+                out,
+            ))
         }
         Some(("reload", m)) => written(reload::run(m.get_one("pid").copied(), out)),
         Some(("completions", m)) => {
