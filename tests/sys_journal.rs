@@ -142,7 +142,11 @@ fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_prior
     std::fs::write(scratch.path().join("config.yaml"), "member: [").expect("a temporary file can be written");
     member.signal(libc::SIGHUP);
     let refused = wait_for(events::CONFIGURATION_REFUSED, ("PRIORITY", "3"));
+    check(&refused, "3", &own);
     assert!(refused["NETRING_REASON"].contains("config.yaml:1:"), "{refused:#?}");
+    std::fs::write(scratch.path().join("config.yaml"), described.yaml()).expect("a temporary file can be written");
+    member.signal(libc::SIGHUP);
+    check(&wait_for(events::CONFIGURATION_IN_FORCE, own[0]), "5", &own);
 
     let entries = entries.lock().expect("no thread panics while it holds the list");
     let without_id = |entry: &&Entry| !entry.contains_key("MESSAGE_ID");

@@ -70,6 +70,11 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         assert!(has("MESSAGE", "Watchdog timeout (limit 2s)"), "{of}, {thread}: {:#?}", messages());
         assert_eq!(has("MESSAGE_ID", LOOP_STALLED), said.is_some(), "{of}, {thread}: {:#?}", messages());
         assert!(said.is_none_or(|said| has("NETRING_REASON", said)), "{of}, {thread}: {journal:#?}");
+        let stalled = journal.iter().filter(|entry| text(entry, "MESSAGE_ID") == LOOP_STALLED);
+        for entry in stalled.filter(|_| *of == "member") {
+            assert_eq!(text(entry, "NETRING_LOCATION"), "us1", "{entry:#?}");
+            assert!(!text(entry, "NETRING_INSTANCE").is_empty(), "{entry:#?}");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tracing::field::{DisplayValue, display};
 use tracing::{error, info, warn};
 
 use crate::config::{
@@ -25,6 +26,7 @@ use crate::host::systemd::{self, Notifier};
 use crate::host::vitals::Vitals;
 use crate::member::{self, Farewell, Member};
 use crate::registry;
+use crate::wire::{InstanceId, Location};
 
 use super::{Exit, chain, complain};
 
@@ -60,6 +62,9 @@ trait Daemon<S> {
 
     /// Takes other settings, and says which keys wait for a restart.
     fn reload(&mut self, settings: S) -> Vec<&'static str>;
+
+    /// Which member it is, where it is one.
+    fn member(&self) -> Option<(&Location, &InstanceId)>;
 }
 
 /// Runs the registry until it is told to end.
@@ -84,6 +89,10 @@ pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit 
 }
 
 impl Daemon<RegistrySettings> for registry::Running {
+    fn member(&self) -> Option<(&Location, &InstanceId)> {
+        None
+    }
+
     fn status(&self) -> String {
         Self::status(self)
     }
@@ -136,6 +145,10 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
 }
 
 impl Daemon<MemberSettings> for Member {
+    fn member(&self) -> Option<(&Location, &InstanceId)> {
+        Some((self.location(), self.instance_id()))
+    }
+
     fn status(&self) -> String {
         Self::status(self)
     }
@@ -267,7 +280,8 @@ impl<S> Life<S> {
             let still = self.vitals.stalled();
             // Not at the first look: where the whole process stood still the others are only about to move.
             if let Some(still) = still.filter(|still| stalled == Some(still.name) && told != stalled) {
-                error!(event = events::LOOP_STALLED, reason = %still, "a vital loop stands still");
+                let (location, instance) = member_fields(daemon);
+                error!(event = events::LOOP_STALLED, location, instance, reason = %still, "a vital loop stands still");
             }
             (stalled, told) = (still.map(|still| still.name), stalled.filter(|_| still.is_some()));
             if stalled.is_none() && watchdog.is_some() {
@@ -282,16 +296,21 @@ impl<S> Life<S> {
     fn reload(&mut self, daemon: &mut impl Daemon<S>) -> String {
         self.notifier.reloading();
         self.reloads.begin();
-        let outcome = match self.take_up(daemon) {
+        let taken_up = self.take_up(daemon);
+        let (location, instance) = member_fields(daemon);
+        let outcome = match taken_up {
             Ok(waiting) => {
-                info!(event = events::CONFIGURATION_IN_FORCE, "configuration reloaded");
+                info!(event = events::CONFIGURATION_IN_FORCE, location, instance, "configuration reloaded");
                 if !waiting.is_empty() {
                     warn!(keys = waiting.join(", "), "these changes wait for a restart");
                 }
                 Outcome::InForce { waiting: waiting.into_iter().map(str::to_owned).collect() }
             }
             Err(why) => {
-                error!(event = events::CONFIGURATION_REFUSED, reason = %why, "new configuration refused, the old one stays in force");
+                error!(
+                    event = events::CONFIGURATION_REFUSED, location, instance, reason = %why,
+                    "new configuration refused, the old one stays in force"
+                );
                 Outcome::Refused { why }
             }
         };
@@ -316,6 +335,13 @@ impl<S> Life<S> {
         waiting.extend(format);
         Ok(waiting)
     }
+}
+
+/// The fields of an event that say which member it is about; a registry's have none.
+fn member_fields<'d, S>(
+    daemon: &'d impl Daemon<S>,
+) -> (Option<DisplayValue<&'d Location>>, Option<DisplayValue<&'d InstanceId>>) {
+    daemon.member().map(|(location, instance)| (display(location), display(instance))).unzip()
 }
 
 /// The daemon's status, with what the operator has to know first.

@@ -113,6 +113,7 @@ pub enum Farewell {
 /// A running member.
 pub struct Member {
     settings: Arc<MemberSettings>,
+    me: InstanceId,
     address: SocketAddr,
     board: Arc<Mutex<Board>>,
     prober: Arc<Prober>,
@@ -157,8 +158,8 @@ impl Member {
 
         let (reports, inbox) = mpsc::channel(BATCHES_MAX);
         let pulse = vitals.add("probe schedule", TURN_MAX);
-        let me = &options.instance_id;
-        let prober = Prober::start(me, prober_settings(&settings), reports, REPORTS_MAX, move || pulse.mark())
+        let me = options.instance_id.clone();
+        let prober = Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, move || pulse.mark())
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
@@ -174,13 +175,25 @@ impl Member {
             pulse: vitals.add("control loop", TURN_MAX),
         })
         .map_err(|e| StartError::Thread("control", e))?;
-        Ok(Self { settings, address, board, prober, control, service })
+        Ok(Self { settings, me, address, board, prober, control, service })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The site it stands for.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.settings.location
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn instance_id(&self) -> &InstanceId {
+        &self.me
     }
 
     /// What it has seen.
