@@ -113,6 +113,7 @@ fn the_families_beside_them_are_there_and_promtool_finds_no_fault() {
         ("netring_rtt_seconds", "gauge"),
         ("netring_http_phase_seconds", "gauge"),
         ("netring_build_info", "gauge"),
+        ("netring_member_info", "gauge"),
         ("netring_registry_up", "gauge"),
         ("netring_roster_age_seconds", "gauge"),
         ("netring_coverage_ratio", "gauge"),
@@ -124,6 +125,8 @@ fn the_families_beside_them_are_there_and_promtool_finds_no_fault() {
     }
     assert_eq!(metrics.value("netring_registry_up", &[]), Some(1.0));
     assert_eq!(metrics.value("netring_build_info", &[]), Some(1.0));
+    assert_labels(&metrics, "netring_member_info", 1, &["location", "instance_id"]);
+    assert_eq!(metrics.value("netring_member_info", &[("location", "us1"), ("instance_id", "us1-id")]), Some(1.0));
     assert_labels(&metrics, "netring_coverage_ratio", 1, &[]);
     assert_eq!(metrics.value("netring_coverage_ratio", &[]), Some(1.0));
     assert!(metrics.value("netring_roster_age_seconds", &[]).is_some_and(|age| (0.0..10.0).contains(&age)));

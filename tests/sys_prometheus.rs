@@ -28,6 +28,7 @@ fn every_query_has_an_answer_and_both_alerts_fire_and_clear() {
         ("sum(netring_registry_members) == 3", 1),
         ("netring_registry_store_up == 1", 1),
         ("netring_build_info", 4),
+        ("netring_coverage_ratio * on (job, instance) group_left (location) netring_member_info{location=~\".+\"}", 3),
     ] {
         eventually(SOON, query, || {
             let answer = prometheus.query(query);

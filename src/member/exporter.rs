@@ -112,6 +112,7 @@ fn write(out: &mut Exposition, snapshot: &Snapshot, process: &ProcessMetrics, dr
     members(out, snapshot);
     checks(out, snapshot);
     round_trips(out, snapshot, &peers);
+    identity(out, snapshot);
     own_health(out, snapshot, dropped_reports);
     out.append(&process.text());
 }
@@ -301,6 +302,16 @@ const PHASES: [&str; 3] = ["connect", "first_byte", "transfer"];
 /// The times of [`PHASES`]. There is no look-up among them, because targets are addresses.
 fn phases(timings: &Timings) -> [Option<Duration>; PHASES.len()] {
     [Some(timings.connect), timings.first_byte, timings.transfer]
+}
+
+fn identity(out: &mut Exposition, snapshot: &Snapshot) {
+    out.family(
+        "netring_member_info",
+        Kind::Gauge,
+        "Always 1; the labels say which member this is, for all that it tells of itself alone.",
+    );
+    let labels = [("location", snapshot.location.as_str()), ("instance_id", snapshot.instance_id.as_str())];
+    out.sample("netring_member_info", &labels, 1.0);
 }
 
 fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
