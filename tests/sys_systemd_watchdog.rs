@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::booted::Booted;
+use support::booted::{Booted, REGISTRY_PORT};
 use support::frozen::Frozen;
 use support::{SOON, http};
 
@@ -17,8 +17,9 @@ on_each_systemd!(
     neither_idle_nor_busy_services_are_killed_and_no_member_is_for_a_registry_that_hangs,
 );
 
-/// How often the service manager wants to hear of the services here: often, so that the tests are short.
-const WATCHDOG: Duration = Duration::from_secs(2);
+/// How often the service manager wants to hear of the services here: often, so that the tests are short, and yet a second after
+/// the daemon says what stands still, which is at its second look.
+const WATCHDOG: Duration = Duration::from_secs(3);
 
 /// The `MESSAGE_ID` of the entry that says which part stands still.
 const LOOP_STALLED: &str = "9700b4070d1f408a815b11d5f3aa6a41";
@@ -32,13 +33,18 @@ fn copy(host: &Booted, of: &str, name: &str, port: u16) {
     let unit = host.read(&format!("/usr/lib/systemd/system/netring-{of}.service"));
     host.write(&format!("/etc/systemd/system/{name}.service"), &unit.replace(&format!("netring-{of}"), name));
     let variable = format!("NETRING_{}_SERVER_PORT={port}", of.to_uppercase());
-    let short = format!("[Service]\nWatchdogSec={}\nEnvironment={variable}\n", WATCHDOG.as_secs());
+    // By a name, so that a member has a thread that looks it up.
+    host.write("/etc/hosts", &format!("{} registry.ring.test\n", host.host.v4));
+    let registry = format!("REGISTRY_URL=http://registry.ring.test:{REGISTRY_PORT}");
+    let short = format!("[Service]\nWatchdogSec={}\nEnvironment={variable} {registry}\n", WATCHDOG.as_secs());
     host.write(&format!("/etc/systemd/system/{name}.service.d/short.conf"), &short);
 }
 
 fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Booted) {
     host.configure_registry();
     host.configure_member("us1", &host.host);
+    // With it the members have peers, and look at their interfaces while they probe.
+    host.run(&["systemctl", "start", "netring-registry"]);
     // The thread, and what the daemon says stands still; it says nothing where its voice does.
     let cases = [
         ("member", "netring", None),
@@ -47,6 +53,8 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         ("member", "netring-probe", Some("probe schedule")),
         ("member", "netring-serve", Some("HTTP service")),
         ("member", "netring-control", Some("control loop")),
+        ("member", "netring-resolve", Some("look-up of the registry's name")),
+        ("member", "netring-links", Some("look at the interfaces")),
         ("registry", "netring", None),
         ("registry", "netring-notify", None),
         ("registry", "netring-journal", Some("journal")),
@@ -67,7 +75,7 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
         let has = |field, words: &str| journal.iter().any(|entry| text(entry, field).contains(words));
         let messages = || journal.iter().map(|entry| text(entry, "MESSAGE")).collect::<Vec<_>>();
-        assert!(has("MESSAGE", "Watchdog timeout (limit 2s)"), "{of}, {thread}: {:#?}", messages());
+        assert!(has("MESSAGE", "Watchdog timeout (limit 3s)"), "{of}, {thread}: {:#?}", messages());
         assert_eq!(has("MESSAGE_ID", LOOP_STALLED), said.is_some(), "{of}, {thread}: {:#?}", messages());
         assert!(said.is_none_or(|said| has("NETRING_REASON", said)), "{of}, {thread}: {journal:#?}");
         let stalled = journal.iter().filter(|entry| text(entry, "MESSAGE_ID") == LOOP_STALLED);
@@ -110,7 +118,7 @@ fn neither_idle_nor_busy_services_are_killed_and_no_member_is_for_a_registry_tha
         };
         let clients = [(9001, "/metrics"), (9001, "/metrics"), (9003, "/members"), (9003, "/metrics")];
         let clients = clients.map(|(port, path)| client(port, path));
-        thread::sleep(WATCHDOG * 8);
+        thread::sleep(WATCHDOG * 6);
         over.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().expect("a client counts its answers")).min().unwrap_or_default()
     });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{RegistryLink, RegistryUrl};
+use crate::host::vitals::Vitals;
 use crate::member::board::{counted, rough};
 use crate::member::client::RegistryClient;
 use crate::wire::{Member, MembersReply};
@@ -30,7 +31,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
         }
     };
     let base = url.base.clone();
-    let reply = match RegistryClient::new(&RegistryLink { url, timeout: TIME_LIMIT }).members(None) {
+    let reply = match RegistryClient::new(&RegistryLink { url, timeout: TIME_LIMIT }, &Vitals::new()).members(None) {
         Ok(reply) => reply,
         Err(error) => {
             complain(format_args!("cannot ask the registry at {base}: {error}"));

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::clock;
+use crate::host::vitals::Vitals;
 
 /// How long what the interfaces said is taken for true: asking costs a fraction of a millisecond, with hundreds of interfaces
 /// some more.
@@ -30,19 +31,30 @@ const OWN_MAX: usize = 1024;
 /// The addresses of this host, and whether their interfaces run.
 ///
 /// The interfaces are asked by a thread of its own, because the kernel may keep whoever asks waiting for as long as somebody else
-/// changes interfaces or namespaces; whoever wants to know is told what was found last.
+/// changes interfaces or namespaces; whoever wants to know is told what was found last. That thread is on the vitals, the waits
+/// for the kernel left out.
 #[derive(Debug, Default)]
 pub struct Links {
     asked: Option<Instant>,
     /// To the thread that asks; none before the first look.
     asker: Option<SyncSender<()>>,
     known: Arc<Mutex<Known>>,
+    vitals: Vitals,
 }
 
 /// The addresses that an interface has or had, and when it was last seen down, without a carrier, or without them.
 type Known = HashMap<IpAddr, Option<Instant>>;
 
+/// How long the thread may take for anything but the kernel.
+const LIMIT: Duration = Duration::from_secs(10);
+
 impl Links {
+    /// Nothing is known yet. The thread is put on these vitals.
+    #[must_use]
+    pub fn on(vitals: &Vitals) -> Self {
+        Self { vitals: vitals.clone(), ..Self::default() }
+    }
+
     /// Has the interfaces asked, unless that was done within the last second. To be called while something waits for the
     /// network, so that a link that is away for a moment is noticed.
     pub fn look(&mut self, now: Instant) {
@@ -52,10 +64,10 @@ impl Links {
         self.asked = Some(now);
         if self.asker.is_none() {
             let (asker, questions) = sync_channel(1);
-            let known = Arc::clone(&self.known);
+            let (known, vitals) = (Arc::clone(&self.known), self.vitals.clone());
             let thread = std::thread::Builder::new().name("netring-links".into());
             // A host that is out of threads now may have one a second later.
-            let started = thread.spawn(move || questions.iter().for_each(|()| note(&known)));
+            let started = thread.spawn(move || answer(&questions, &known, &vitals));
             self.asker = started.is_ok().then_some(asker);
         }
         if let Some(asker) = &self.asker {
@@ -76,8 +88,26 @@ impl Links {
     #[cfg(test)]
     pub(crate) fn cut_off(own: IpAddr, seen: Instant) -> Self {
         let known = Arc::new(Mutex::new(HashMap::from([(own, Some(seen))])));
-        Self { asked: Some(seen), asker: None, known }
+        Self { asked: Some(seen), known, ..Self::default() }
     }
+}
+
+/// The thread's life.
+fn answer(questions: &Receiver<()>, known: &Mutex<Known>, vitals: &Vitals) {
+    let pulse = vitals.add("look at the interfaces", LIMIT);
+    loop {
+        match questions.recv_timeout(pulse.idle()) {
+            Ok(()) => {
+                pulse.mark_away();
+                note(known);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        pulse.mark();
+    }
+    // Nobody asks any more.
+    pulse.mark_away();
 }
 
 /// Asks the interfaces and notes what they say.
@@ -130,6 +160,25 @@ mod tests {
         for own in ["127.0.0.1", "::1", "192.0.2.1"] {
             assert!(!links.was_cut_off(own.parse().unwrap(), now, now), "{own}");
         }
+    }
+
+    #[test]
+    fn the_thread_that_asks_is_missed_where_it_stands_still_and_not_when_nobody_asks_any_more() {
+        let vitals = Vitals::new();
+        let mut links = Links::on(&vitals);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(vitals.stalled_after(hour), None, "there is no thread before the first look");
+        links.look(clock::monotonic());
+        let becomes = |missed: bool| {
+            let start = clock::monotonic();
+            while vitals.stalled_after(hour).is_some() != missed {
+                assert!(clock::monotonic() - start < Duration::from_secs(20), "{missed}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        becomes(true);
+        drop(links);
+        becomes(false);
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! Work that comes and goes, on threads that do
 //! so too, is put on record piece by piece ([`Vitals::pieces`]): each must end within the limit.
 //!
-//! What needs no record: the thread that speaks with the service manager and the one that feeds it fall silent by standing
-//! still; those that look up names and interfaces leave the others with what they last said.
+//! What needs no record: the thread that speaks with the service manager and the one that feeds it, which fall silent by
+//! standing still.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -112,6 +112,12 @@ impl Vitals {
     #[must_use]
     pub fn stalled(&self) -> Option<Stalled> {
         self.stalled_at(clock::monotonic())
+    }
+
+    /// What [`Vitals::stalled`] would say if everything stood still from now on for so long.
+    #[cfg(test)]
+    pub(crate) fn stalled_after(&self, later: Duration) -> Option<Stalled> {
+        self.stalled_at(clock::monotonic() + later)
     }
 
     fn stalled_at(&self, now: Instant) -> Option<Stalled> {

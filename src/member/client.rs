@@ -15,6 +15,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::config::RegistryLink;
+use crate::host::vitals::Vitals;
 use crate::wire::{ErrorBody, Identification, InstanceId, MembersReply, RegisteredReply, Registration, STALE_HEADER};
 
 use super::lock;
@@ -97,10 +98,11 @@ struct Answer {
 }
 
 impl RegistryClient {
-    /// A client for the registry at `link`. Nothing is connected yet.
+    /// A client for the registry at `link`. Nothing is connected yet. The thread that looks its name up, where it has one, is
+    /// put on these vitals.
     #[must_use]
-    pub fn new(link: &RegistryLink) -> Self {
-        let addresses = Addresses::of(&link.url.host, link.url.port);
+    pub fn new(link: &RegistryLink, vitals: &Vitals) -> Self {
+        let addresses = Addresses::of(&link.url.host, link.url.port, vitals);
         Self::on(link.url.base.clone(), Arc::new(addresses), link.timeout)
     }
 

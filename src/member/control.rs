@@ -23,7 +23,7 @@ use crate::config::{Advertise, MemberSettings};
 use crate::host::address;
 use crate::host::logging::events;
 use crate::host::state::StateDir;
-use crate::host::vitals::Pulse;
+use crate::host::vitals::{Pulse, Vitals};
 use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
 
 use super::board::{Board, rough};
@@ -70,13 +70,14 @@ pub(super) struct Parts {
     pub(super) prober: Arc<Prober>,
     pub(super) state: Option<StateDir>,
     pub(super) pulse: Pulse,
+    pub(super) vitals: Vitals,
 }
 
 impl Control {
     /// Starts the thread. It begins with the roster of the last run, then registers.
     pub(super) fn start(parts: Parts) -> io::Result<Self> {
         let (commands, inbox) = channel();
-        let client = Arc::new(Mutex::new(RegistryClient::new(&parts.settings.registry)));
+        let client = Arc::new(Mutex::new(RegistryClient::new(&parts.settings.registry, &parts.vitals)));
         let ending = Arc::new(AtomicBool::new(false));
         let driver = Driver::new(parts, Arc::clone(&client), Arc::clone(&ending));
         let thread = std::thread::Builder::new().name("netring-control".into()).spawn(move || driver.run(&inbox))?;
@@ -139,6 +140,8 @@ struct Driver {
     prober: Arc<Prober>,
     state: Option<StateDir>,
     pulse: Pulse,
+    /// For the thread that looks up the registry's name.
+    vitals: Vitals,
     shared_client: Arc<Mutex<RegistryClient>>,
     /// Requests are being broken off on purpose: no trouble of the registry's.
     ending: Arc<AtomicBool>,
@@ -160,7 +163,7 @@ struct Driver {
 
 impl Driver {
     fn new(parts: Parts, shared_client: Arc<Mutex<RegistryClient>>, ending: Arc<AtomicBool>) -> Self {
-        let Parts { settings, me, listening, board, prober, state, pulse } = parts;
+        let Parts { settings, me, listening, board, prober, state, pulse, vitals } = parts;
         let client = lock(&shared_client).clone();
         Self {
             session: Session::new(settings.intervals, clock::monotonic()),
@@ -172,6 +175,7 @@ impl Driver {
             prober,
             state,
             pulse,
+            vitals,
             shared_client,
             ending,
             client,
@@ -413,7 +417,8 @@ impl Driver {
         let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
         let link = &self.settings.registry;
         let elsewhere = old.registry.url != link.url;
-        let client = if elsewhere { RegistryClient::new(link) } else { self.client.with_timeout(link.timeout) };
+        let client =
+            if elsewhere { RegistryClient::new(link, &self.vitals) } else { self.client.with_timeout(link.timeout) };
         let before = mem::replace(&mut self.client, client);
         *lock(&self.shared_client) = self.client.clone();
         if elsewhere {

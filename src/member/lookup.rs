@@ -7,7 +7,8 @@
 //! answer does one wait for it, and no longer than one wants to.
 //!
 //! A name has one keeper, so a look-up that hangs is never started a second time. The keeper ends when nobody asks any more,
-//! which after a look-up that hangs is when the resolver gives up. An address needs no keeper and has none.
+//! which after a look-up that hangs is when the resolver gives up. An address needs no keeper and has none. The keeper is on the
+//! vitals, the waits for the resolver left out: no restart makes that faster.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -18,15 +19,21 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::lock;
+use crate::clock;
+use crate::host::vitals::Vitals;
 
 /// How long an answer is gone by before the name is looked up again.
 const REFRESH: Duration = Duration::from_secs(30);
+
+/// How long the keeper may take for anything but the resolver.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The addresses of one host and port.
 pub(super) struct Addresses {
     host: String,
     is_name: bool,
     refresh: Duration,
+    vitals: Vitals,
     look_up: Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
     shared: Arc<Shared>,
 }
@@ -63,9 +70,9 @@ pub(super) enum NoAddress {
 
 impl Addresses {
     /// Of `host`, a name or an address. Nothing is looked up before somebody asks.
-    pub(super) fn of(host: &str, port: u16) -> Self {
+    pub(super) fn of(host: &str, port: u16, vitals: &Vitals) -> Self {
         let name = host.to_owned();
-        Self::found_by(host, port, REFRESH, move || {
+        Self::found_by(host, port, REFRESH, vitals, move || {
             (name.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
         })
     }
@@ -74,6 +81,7 @@ impl Addresses {
         host: &str,
         port: u16,
         refresh: Duration,
+        vitals: &Vitals,
         look_up: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static,
     ) -> Self {
         let address = host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, port));
@@ -82,6 +90,7 @@ impl Addresses {
             host: host.to_owned(),
             is_name: address.is_none(),
             refresh,
+            vitals: vitals.clone(),
             look_up: Arc::new(look_up),
             shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }),
         }
@@ -122,11 +131,11 @@ impl Addresses {
             return;
         }
         if !state.kept {
-            let (host, refresh) = (self.host.clone(), self.refresh);
+            let (host, refresh, vitals) = (self.host.clone(), self.refresh, self.vitals.clone());
             let (look_up, shared) = (Arc::clone(&self.look_up), Arc::clone(&self.shared));
             let keeper = Builder::new().name("netring-resolve".into());
             // A host that is out of threads now may have one for who asks next.
-            state.kept = keeper.spawn(move || keep(&host, &*look_up, refresh, &shared)).is_ok();
+            state.kept = keeper.spawn(move || keep(&host, &*look_up, refresh, &vitals, &shared)).is_ok();
         }
         state.wanted = state.kept;
         self.shared.changed.notify_all();
@@ -147,13 +156,16 @@ impl fmt::Debug for Addresses {
 }
 
 /// The keeper's life.
-fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, shared: &Shared) {
+fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, vitals: &Vitals, shared: &Shared) {
+    let pulse = vitals.add("look-up of the registry's name", LIMIT);
     let mut failing = false;
     let mut state = lock(&shared.state);
     while !state.over {
         (state.wanted, state.under_way) = (false, true);
         drop(state);
+        pulse.mark_away();
         let found = look_up();
+        pulse.mark();
         state = lock(&shared.state);
         state.under_way = false;
         let lost = found.is_empty() && !state.known.is_empty();
@@ -169,8 +181,16 @@ fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, sh
         }
         shared.changed.notify_all();
         let idle = |state: &mut State| !state.wanted && !state.over;
-        state = calm(shared.changed.wait_timeout_while(state, refresh, idle));
+        let due = clock::monotonic() + refresh;
+        let mut left = refresh;
+        while idle(&mut state) && !left.is_zero() {
+            state = calm(shared.changed.wait_timeout_while(state, left.min(pulse.idle()), idle));
+            pulse.mark();
+            left = due.saturating_duration_since(clock::monotonic());
+        }
     }
+    // Nobody asks any more.
+    pulse.mark_away();
 }
 
 /// What a wait gave back, whether or not another holder of the lock panicked, as with [`lock`].
@@ -190,10 +210,14 @@ mod tests {
 
     /// A resolver that answers each look-up when it is told to, with what it is told, and says of each that it began.
     fn prompted(refresh: Duration) -> (Addresses, Receiver<()>, Sender<Vec<SocketAddr>>) {
+        prompted_on(&Vitals::new(), refresh)
+    }
+
+    fn prompted_on(vitals: &Vitals, refresh: Duration) -> (Addresses, Receiver<()>, Sender<Vec<SocketAddr>>) {
         let (began, begins) = channel();
         let (answers, answer) = channel();
         let answer = Mutex::new(answer);
-        let addresses = Addresses::found_by("registry.ring.test", 80, refresh, move || {
+        let addresses = Addresses::found_by("registry.ring.test", 80, refresh, vitals, move || {
             let _ = began.send(());
             lock(&answer).recv().unwrap_or_default()
         });
@@ -213,16 +237,16 @@ mod tests {
 
     #[test]
     fn an_address_needs_no_resolver() {
-        let addresses = Addresses::found_by("2001:db8::1", 80, HOUR, || panic!("nothing to look up"));
+        let addresses = Addresses::found_by("2001:db8::1", 80, HOUR, &Vitals::new(), || panic!("nothing to look up"));
         addresses.doubt();
         assert_eq!(addresses.get(Duration::ZERO), Ok(vec!["[2001:db8::1]:80".parse().unwrap()]));
     }
 
     #[test]
     fn a_name_of_this_host_is_found_and_a_senseless_one_is_not() {
-        let found = Addresses::of("localhost", 80).get(LONG).unwrap();
+        let found = Addresses::of("localhost", 80, &Vitals::new()).get(LONG).unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80), "{found:?}");
-        assert_eq!(Addresses::of("no such name", 80).get(LONG), Err(NoAddress::Unknown));
+        assert_eq!(Addresses::of("no such name", 80, &Vitals::new()).get(LONG), Err(NoAddress::Unknown));
     }
 
     #[test]
@@ -268,11 +292,26 @@ mod tests {
     #[test]
     fn a_name_without_an_address_is_looked_up_anew_by_each_who_asks() {
         static ASKED: AtomicU32 = AtomicU32::new(0);
-        let addresses = Addresses::found_by("registry.ring.test", 80, HOUR, || {
+        let addresses = Addresses::found_by("registry.ring.test", 80, HOUR, &Vitals::new(), || {
             if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { Vec::new() } else { at(1) }
         });
         assert_eq!(addresses.get(LONG), Err(NoAddress::Unknown));
         assert_eq!(addresses.get(LONG), Ok(at(1)));
+    }
+
+    #[test]
+    fn a_keeper_is_missed_where_it_stands_still_but_not_for_its_resolver_and_not_when_it_has_ended() {
+        let vitals = Vitals::new();
+        let (addresses, begins, answers) = prompted_on(&vitals, HOUR);
+        assert_eq!(addresses.get(Duration::from_millis(1)), Err(NoAddress::Pending));
+        assert_eq!(begins.recv_timeout(LONG), Ok(()));
+        assert_eq!(vitals.stalled_after(HOUR), None, "the resolver hangs");
+        answers.send(at(1)).unwrap();
+        assert_eq!(addresses.get(LONG), Ok(at(1)));
+        assert!(vitals.stalled_after(LIMIT * 2).is_some(), "it sleeps, but not for so long without a mark");
+        drop(addresses);
+        assert_eq!(begins.recv_timeout(LONG), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(vitals.stalled_after(HOUR), None, "it has ended");
     }
 
     #[test]

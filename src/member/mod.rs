@@ -36,6 +36,7 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::config::{MemberSettings, ServerSettings};
 use crate::host::descriptors;
+use crate::host::links::Links;
 use crate::host::logging::events;
 use crate::host::reload::Reloads;
 use crate::host::state::StateDir;
@@ -159,7 +160,10 @@ impl Member {
         let (reports, inbox) = mpsc::channel(BATCHES_MAX);
         let pulse = vitals.add("probe schedule", TURN_MAX);
         let me = options.instance_id.clone();
-        let prober = Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, move || pulse.mark())
+        let prober =
+            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, Links::on(&vitals), move || {
+                pulse.mark()
+            })
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
@@ -173,6 +177,7 @@ impl Member {
             prober: Arc::clone(&prober),
             state: options.state,
             pulse: vitals.add("control loop", TURN_MAX),
+            vitals: vitals.clone(),
         })
         .map_err(|e| StartError::Thread("control", e))?;
         Ok(Self { settings, me, address, board, prober, control, service })

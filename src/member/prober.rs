@@ -131,7 +131,7 @@ struct Planned {
 impl Prober {
     /// Starts the thread, with nothing to probe yet. `self_id` is who probes. Reports come in batches; where the channel is
     /// full, `reports_max` of them wait here. `mark` is called at least once a second while the thread is well, from the
-    /// loop that hands out the turns.
+    /// loop that hands out the turns. `links` are asked about the host's own network.
     ///
     /// # Errors
     ///
@@ -141,13 +141,14 @@ impl Prober {
         settings: Settings,
         reports: mpsc::Sender<Vec<Report>>,
         reports_max: usize,
+        links: Links,
         mark: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
         let dropped_reports = Arc::<AtomicU64>::default();
         let outbox = Outbox::new(reports, reports_max, Arc::clone(&dropped_reports));
-        let work = Loop::new(told, outbox);
+        let work = Loop::new(told, outbox, links);
         let thread =
             std::thread::Builder::new().name("netring-probe".into()).spawn(move || work.run(&runtime, mark))?;
         Ok(Self { self_id: self_id.clone(), orders: Some(orders), thread: Some(thread), dropped_reports })
@@ -276,7 +277,7 @@ impl Outbox {
 }
 
 impl Loop {
-    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox) -> Self {
+    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox, links: Links) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
         let now = clock::monotonic();
         Self {
@@ -288,7 +289,7 @@ impl Loop {
             in_flight: ByTarget::default(),
             wake: now,
             lost: Duration::ZERO,
-            links: Links::default(),
+            links,
             outbox,
         }
     }

@@ -32,7 +32,8 @@ struct Inbox {
 /// A prober for which so many reports may wait, beside one batch.
 fn start(settings: Settings, reports_max: usize) -> (Prober, Inbox) {
     let (sender, batches) = mpsc::channel(1);
-    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, || {}).unwrap();
+    let prober =
+        Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, Links::default(), || {}).unwrap();
     (prober, Inbox { batches, opened: VecDeque::new() })
 }
 
@@ -249,8 +250,9 @@ fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
     let (sender, _reports) = mpsc::channel(1);
     let mark = Arc::clone(&marked);
     let settings = settings(Duration::from_secs(86_400), ms(500));
-    let prober =
-        Prober::start(&"self".parse().unwrap(), settings, sender, 1, move || mark.store(true, Ordering::Relaxed));
+    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Links::default(), move || {
+        mark.store(true, Ordering::Relaxed)
+    });
     for _ in 0..4 {
         marked.store(false, Ordering::Relaxed);
         let begun = clock::monotonic();
@@ -307,7 +309,7 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
 fn idle(sender: mpsc::Sender<Vec<Report>>) -> (watch::Sender<Orders>, Loop) {
     let settings = Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) };
     let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
-    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default())))
+    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default()), Links::default()))
 }
 
 /// A loop with one probe in flight, which ended in `result` after the thread had stood still for `lost` of its 500 ms.
