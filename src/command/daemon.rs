@@ -338,9 +338,7 @@ impl<S> Life<S> {
 }
 
 /// The fields of an event that say which member it is about; a registry's have none.
-fn member_fields<'d, S>(
-    daemon: &'d impl Daemon<S>,
-) -> (Option<DisplayValue<&'d Location>>, Option<DisplayValue<&'d InstanceId>>) {
+fn member_fields<S>(daemon: &impl Daemon<S>) -> (Option<DisplayValue<&Location>>, Option<DisplayValue<&InstanceId>>) {
     daemon.member().map(|(location, instance)| (display(location), display(instance))).unzip()
 }
 

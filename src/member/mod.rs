@@ -162,7 +162,7 @@ impl Member {
         let me = options.instance_id.clone();
         let prober =
             Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, Links::on(&vitals), move || {
-                pulse.mark()
+                pulse.mark();
             })
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);

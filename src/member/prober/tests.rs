@@ -251,7 +251,7 @@ fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
     let mark = Arc::clone(&marked);
     let settings = settings(Duration::from_secs(86_400), ms(500));
     let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Links::default(), move || {
-        mark.store(true, Ordering::Relaxed)
+        mark.store(true, Ordering::Relaxed);
     });
     for _ in 0..4 {
         marked.store(false, Ordering::Relaxed);
