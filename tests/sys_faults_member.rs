@@ -260,6 +260,31 @@ fn the_kept_roster_has_the_peers_held_too_and_a_restart_probes_them_all() {
     drop((silent, newcomer));
 }
 
+#[test]
+fn a_restart_in_order_is_no_loss_of_memory_and_whoever_left_meanwhile_is_gone() {
+    let registry = lasting().start();
+    let stayer = Member::new("eu1", registry.server).start();
+    let mut passer = Member::new("asia1", registry.server).start();
+    let mut member = Member::new("us1", registry.server).start();
+    member.wait_for_value("netring_members_total", &[], 2.0);
+
+    member.terminate(SOON);
+    passer.terminate(SOON);
+    member.start_again();
+    member.wait_for_value("netring_connectivity_tcp", &[("target_location", "eu1")], 1.0);
+    member.wait_for_value("netring_members_total", &[], 1.0);
+    assert_eq!(member.log_lines(&["lost its memory"]), Vec::<String>::new());
+
+    // Once said, it is not said of the next start, which follows a crash.
+    member.kill();
+    registry.post("/deregister", r#"{"instance_id": "us1-id"}"#);
+    member.start_again();
+    eventually(SOON, "it finds out that it was forgotten", || {
+        holds(!member.log_lines(&["lost its memory"]).is_empty(), member.log())
+    });
+    drop(stayer);
+}
+
 /// A hold lasts 12 s with these intervals, and four of them are the most that anybody is held for.
 #[test]
 fn where_the_registry_forgets_again_and_again_whoever_left_is_let_go_in_the_end() {

@@ -134,6 +134,19 @@ impl StateDir {
         Ok(file)
     }
 
+    /// Removes the file `name`. One that is not there is as good as removed.
+    ///
+    /// # Errors
+    ///
+    /// It is still there.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(StateError::Write { path, cause }),
+            _ => Ok(()),
+        }
+    }
+
     fn try_writing(&self) -> io::Result<()> {
         let probe = self.unfinished("write-check");
         File::create(&probe)?;

@@ -37,6 +37,9 @@ use super::session::{Action, REPLICA_LAG, Reply, Request, Session};
 /// The file in the state directory that holds the last roster.
 const ROSTER_FILE: &str = "roster.json";
 
+/// The file there that tells the next start which registry was told that this member leaves.
+const LEFT_FILE: &str = "left";
+
 /// How often the thread says that it is alive, and lets go of peers it held.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -159,6 +162,8 @@ struct Driver {
     unusable: usize,
     /// The last roster could not be kept.
     forgetful: bool,
+    /// The last run left the ring in order: that the registry does not know this member is no loss of memory.
+    left: bool,
 }
 
 impl Driver {
@@ -186,6 +191,7 @@ impl Driver {
             trouble: None,
             unusable: 0,
             forgetful: false,
+            left: false,
         }
     }
 
@@ -277,7 +283,8 @@ impl Driver {
             lock(&self.board).own_address = Some(address);
             self.follow(&Change::default());
         }
-        Ok(Reply::Registered { known: reply.known.unwrap_or(true) })
+        let left = mem::take(&mut self.left);
+        Ok(Reply::Registered { known: reply.known.unwrap_or(true) || left })
     }
 
     fn heartbeat(&mut self) -> Result<Reply, ClientError> {
@@ -394,6 +401,9 @@ impl Driver {
     /// Begins with the roster of the last run.
     fn recall(&mut self) {
         let Some(state) = &self.state else { return };
+        // It says so of one start alone.
+        self.left = matches!(state.read(LEFT_FILE), Ok(Some(registry)) if registry == self.client.base().as_bytes())
+            && state.remove(LEFT_FILE).is_ok();
         let kept = match state.read(ROSTER_FILE) {
             Ok(None) => return,
             Ok(Some(text)) => MembersReply::from_json(&text).map_err(|e| e.to_string()),
@@ -423,6 +433,7 @@ impl Driver {
         *lock(&self.shared_client) = self.client.clone();
         if elsewhere {
             self.say_farewell(&before, old.registry.timeout);
+            self.left = false;
             self.etag = None;
             // The others may be on their way to the new registry, too.
             self.peers.registry_forgot(now);
@@ -436,20 +447,27 @@ impl Driver {
     }
 
     fn leave(&self, deregister: bool) {
-        if deregister {
-            // Also where no registration was confirmed: one may have arrived.
-            self.say_farewell(&self.client, self.settings.registry.timeout);
+        // Also where no registration was confirmed: one may have arrived.
+        if deregister
+            && self.say_farewell(&self.client, self.settings.registry.timeout)
+            && let Some(state) = &self.state
+            && let Err(error) = state.write(LEFT_FILE, self.client.base().as_bytes())
+        {
+            debug!(%error, "cannot note for the next start that this member left the ring");
         }
     }
 
-    fn say_farewell(&self, registry: &RegistryClient, timeout: Duration) {
+    /// Returns whether the registry heard it.
+    fn say_farewell(&self, registry: &RegistryClient, timeout: Duration) -> bool {
         let registry = registry.with_timeout(timeout.min(FAREWELL));
-        match registry.deregister(&self.me) {
+        let heard = registry.deregister(&self.me);
+        match &heard {
             Ok(()) => debug!(registry = registry.base(), "left the ring"),
             Err(error) => {
                 info!(registry = registry.base(), %error, "cannot leave the ring, its registry will notice when the lease ends");
             }
         }
+        heard.is_ok()
     }
 
     fn is_ending(&self) -> bool {
