@@ -123,11 +123,11 @@ impl Machine {
         self.run(&["packaging/oci/build", "--tool", "podman", "--binary", "/shared/files/root/bin/netring"]);
     }
 
-    /// Makes an image that stands in for the one of this name, which begins with docker.io: `redis`, `prometheus` or
-    /// `grafana`.
+    /// Makes an image that stands in for the one of this name: `redis`, `prometheus` or `grafana`.
     #[track_caller]
     pub fn stand_in(&self, program: &str, image: &str) {
-        assert!(image.starts_with("docker.io/") && image.contains(&format!("/{program}:")), "{image} is no {program}");
+        let name = image.rsplit_once(':').map(|(name, _)| name.rsplit('/').next().unwrap_or(name));
+        assert_eq!(name, Some(program), "{image}");
         let file = format!("/stand-ins/{program}.Containerfile");
         self.run(&["podman", "build", "--quiet", "--tag", image, "--file", &file, "/stand-ins"]);
     }
