@@ -32,6 +32,15 @@ fn lasting() -> Daemon {
 }
 
 #[test]
+fn it_is_ready_when_all_its_loops_run_and_not_before() {
+    let registry = lasting();
+    let said = registry.notifications();
+    let status = said.iter().find(|message| message.starts_with("STATUS=")).expect("it tells how it stands");
+    assert!(status.starts_with("STATUS=0 members"), "the roster is known by then: {said:?}");
+    assert!(said.iter().any(|message| message.starts_with("READY=1")), "{said:?}");
+}
+
+#[test]
 fn a_member_registers_and_is_listed_with_every_field() {
     let registry = lasting();
     let answer = registry.post("/register", GOOD);

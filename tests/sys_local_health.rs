@@ -167,6 +167,26 @@ fn a_member_that_was_stopped_for_ten_seconds_blames_nobody_and_says_so() {
     assert_nobody_blamed(&member, &member.metrics());
 }
 
+/// Every loop has ten seconds at least. After the stop each is as late as all the others, and none is stuck.
+#[test]
+fn a_daemon_that_was_stopped_takes_none_of_its_loops_for_stuck() {
+    let registry = Registry { member_ttl: 300, ..Registry::new() }.start();
+    let member = Member::new("us1", registry.server).start();
+    member.wait_for_value("netring_registry_up", &[], 1.0);
+    for daemon in [&registry, &member] {
+        daemon.signal(libc::SIGSTOP);
+    }
+    std::thread::sleep(Duration::from_secs(13));
+    for daemon in [&registry, &member] {
+        daemon.signal(libc::SIGCONT);
+    }
+    // Two looks, and a little.
+    std::thread::sleep(Duration::from_secs(3));
+    for daemon in [&registry, &member] {
+        assert_eq!(daemon.log_lines(&["stands still"]), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn a_member_with_a_twentieth_of_a_processor_blames_nobody_and_says_so() {
     // In any build more probes a second than that share allows for.

@@ -5,6 +5,7 @@ pub mod support;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use netring::clock::monotonic;
 use support::daemon::{Daemon, Member, NETRING, Registry};
 use support::process::Process;
 use support::{SOON, Scratch, eventually, holds};
@@ -149,10 +150,10 @@ fn a_daemon_that_dies_meanwhile_is_not_waited_for() {
     std::thread::sleep(Duration::from_millis(300));
     let id = registry.id();
     drop(registry);
-    let start = netring::clock::monotonic();
+    let start = monotonic();
     let (code, text) = said(&asking.wait_with_output().unwrap());
     assert_eq!((code, text), (Some(69), format!("netring: cannot reload: there is no process {id}\n")));
-    assert!(netring::clock::monotonic() - start < SOON);
+    assert!(monotonic() - start < SOON);
 }
 
 #[test]
@@ -178,4 +179,29 @@ fn a_reload_that_had_begun_before_is_not_taken_for_the_one_asked_for() {
     word(r#""begun":2,"ended":2"#, r#"{"in_force":{"waiting":[]}}"#);
     assert_eq!(said(&asking.wait_with_output().unwrap()).0, Some(0));
     assert!(daemon.ended().is_none());
+}
+
+#[test]
+fn a_registry_that_hangs_delays_no_move_to_another_one() {
+    let hung = Registry::new().start();
+    let other = Registry::new().start();
+    let described = Member::new("us1", hung.server);
+    let member = described.start();
+    member.wait_for_value("netring_registry_up", &[], 1.0);
+    hung.signal(libc::SIGSTOP);
+    // Something is asked of it every second; now it waits for an answer.
+    std::thread::sleep(Duration::from_millis(1500));
+
+    member.configure(&Member { location: "us9".into(), registry: other.server, ..described }.yaml());
+    let start = monotonic();
+    assert_eq!(reload(&member).0, Some(0), "{}", member.log());
+    eventually(Duration::from_secs(1), "the other registry lists it", || {
+        let listed = other.get("/members").text();
+        holds(listed.contains("us9"), listed)
+    });
+    let took = monotonic() - start;
+    assert!(took < Duration::from_secs(3), "its request may take five seconds, and the move took {took:?}");
+    member.wait_for_value("netring_registry_up", &[], 1.0);
+    assert_eq!(member.log_lines(&["registry lost"]), Vec::<String>::new(), "breaking off is no loss");
+    hung.signal(libc::SIGCONT);
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::time::MissedTickBehavior;
 use tracing::field::{DisplayValue, display};
 use tracing::{error, info, warn};
 
@@ -32,6 +33,9 @@ use super::{Exit, chain, complain};
 
 /// How often the status line is brought up to date.
 const TURN: Duration = Duration::from_secs(1);
+
+/// How often the start looks whether all loops run.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// How long the log's thread may take for anything but writing.
 const LOG_LIMIT: Duration = Duration::from_secs(10);
@@ -260,13 +264,20 @@ impl<S> Life<S> {
         let watchdog = systemd::watchdog_interval();
         let beat = watchdog.map_or(TURN, |limit| (limit / 2).min(TURN));
         let mut ticks = tokio::time::interval(beat);
+        // After a standstill of the whole process two looks are as far apart as ever.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut early = self.until_all_run().await;
         let mut shown = status(daemon, false);
         self.notifier.status(&shown);
         self.notifier.ready();
         let (mut stalled, mut told) = (None, None);
         loop {
             tokio::select! {
-                signal = self.signals.next() => match signal {
+                biased;
+                signal = async { match early.take() {
+                    Some(signal) => signal,
+                    None => self.signals.next().await,
+                } } => match signal {
                     Signal::Stop => break,
                     Signal::Reload => shown = self.reload(daemon),
                 },
@@ -290,6 +301,23 @@ impl<S> Life<S> {
         }
         self.notifier.stopping();
         info!("stopping");
+    }
+
+    /// Waits until every vital loop has begun to move. Returns the signal that came meanwhile; a word to stop ends the wait.
+    async fn until_all_run(&mut self) -> Option<Signal> {
+        let mut early = None;
+        while !self.vitals.all_run() {
+            tokio::select! {
+                signal = self.signals.next() => {
+                    early = Some(signal);
+                    if signal == Signal::Stop {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        early
     }
 
     /// Reads the configuration again. Returns the status that was sent.

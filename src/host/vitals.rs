@@ -7,8 +7,8 @@
 //! A loop that is about to wait for something slow, with a time limit of its own, marks with the time that may take
 //! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. One that is about to wait for something
 //! that no restart would make faster, such as a disk that hangs, says so ([`Pulse::mark_away`]) and is not missed meanwhile.
-//! Work that comes and goes, on threads that do
-//! so too, is put on record piece by piece ([`Vitals::pieces`]): each must end within the limit.
+//! Work that comes and goes, on threads that do so too, is put on record piece by piece ([`Vitals::pieces`]): each must end
+//! within the limit.
 //!
 //! What needs no record: the thread that speaks with the service manager and the one that feeds it, which fall silent by
 //! standing still.
@@ -47,6 +47,8 @@ struct Mark {
     at: Instant,
     /// How long until the next.
     limit: Duration,
+    /// It is the loop's own, not that of the moment it was added.
+    moved: bool,
 }
 
 /// Work of one sort, each piece of which must end in time.
@@ -94,7 +96,7 @@ impl Vitals {
     }
 
     fn add_at(&self, name: &'static str, limit: Duration, now: Instant) -> Pulse {
-        let pulse = Pulse { limit, shared: Arc::new(Mutex::new(Mark { at: now, limit })) };
+        let pulse = Pulse { limit, shared: Arc::new(Mutex::new(Mark { at: now, limit, moved: false })) };
         lock(&self.loops).push(Loop { name, pulse: pulse.clone() });
         pulse
     }
@@ -114,6 +116,12 @@ impl Vitals {
         self.stalled_at(clock::monotonic())
     }
 
+    /// Whether every loop has marked since it was added: all of them run.
+    #[must_use]
+    pub fn all_run(&self) -> bool {
+        lock(&self.loops).iter().all(|entry| lock(&entry.pulse.shared).moved)
+    }
+
     /// What [`Vitals::stalled`] would say if everything stood still from now on for so long.
     #[cfg(test)]
     pub(crate) fn stalled_after(&self, later: Duration) -> Option<Stalled> {
@@ -123,7 +131,7 @@ impl Vitals {
     fn stalled_at(&self, now: Instant) -> Option<Stalled> {
         let silent_since = |at: Instant| now.saturating_duration_since(at);
         let of_loops = lock(&self.loops).iter().find_map(|Loop { name, pulse }| {
-            let Mark { at, limit } = *lock(&pulse.shared);
+            let Mark { at, limit, .. } = *lock(&pulse.shared);
             (silent_since(at) > limit).then_some(Stalled { name, silent: silent_since(at) })
         });
         of_loops.or_else(|| {
@@ -168,7 +176,7 @@ impl Pulse {
     }
 
     fn mark_until(&self, now: Instant, limit: Duration) {
-        *lock(&self.shared) = Mark { at: now, limit };
+        *lock(&self.shared) = Mark { at: now, limit, moved: true };
     }
 }
 
@@ -232,6 +240,17 @@ mod tests {
         let late = clock::monotonic() + Duration::from_secs(3600);
         let _pulse = vitals.add_at("late", LIMIT, late);
         assert_eq!(vitals.stalled_at(late + LIMIT), None);
+    }
+
+    #[test]
+    fn loops_run_once_each_has_marked() {
+        let vitals = Vitals::new();
+        let (one, other) = (vitals.add("one", LIMIT), vitals.add("other", LIMIT));
+        assert!(!vitals.all_run());
+        one.mark();
+        assert!(!vitals.all_run());
+        other.mark_away();
+        assert!(vitals.all_run());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -48,18 +48,17 @@ const FAREWELL: Duration = Duration::from_millis(600);
 
 /// What the control thread is told.
 enum Command {
-    Reload(Arc<MemberSettings>),
+    /// Take up other settings, and say when that is done.
+    Reload(Arc<MemberSettings>, Sender<()>),
     /// End; leave the roster first where asked to.
-    Stop {
-        deregister: bool,
-    },
+    Stop { deregister: bool },
 }
 
 /// The control thread, from outside.
 pub(super) struct Control {
     commands: Sender<Command>,
     client: Arc<Mutex<RegistryClient>>,
-    ending: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
@@ -81,23 +80,31 @@ impl Control {
     pub(super) fn start(parts: Parts) -> io::Result<Self> {
         let (commands, inbox) = channel();
         let client = Arc::new(Mutex::new(RegistryClient::new(&parts.settings.registry, &parts.vitals)));
-        let ending = Arc::new(AtomicBool::new(false));
-        let driver = Driver::new(parts, Arc::clone(&client), Arc::clone(&ending));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let driver = Driver::new(parts, Arc::clone(&client), Arc::clone(&waiting));
         let thread = std::thread::Builder::new().name("netring-control".into()).spawn(move || driver.run(&inbox))?;
-        Ok(Self { commands, client, ending, thread })
+        Ok(Self { commands, client, waiting, thread })
     }
 
-    /// Takes other settings; what the thread is doing is finished first.
-    pub(super) fn reload(&self, settings: Arc<MemberSettings>) {
+    /// Takes other settings, breaking off a request under way, and waits for the thread to take them up, at most `within`.
+    /// Returns whether it has; otherwise it will.
+    pub(super) fn reload(&self, settings: Arc<MemberSettings>, within: Duration) -> bool {
+        let (done, taken_up) = channel();
+        self.tell(Command::Reload(settings, done));
+        taken_up.recv_timeout(within).is_ok()
+    }
+
+    /// Tells the thread what goes before any request, one under way included.
+    fn tell(&self, command: Command) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        lock(&self.client).shutdown();
         // The thread ends only when told to, by the last call this handle ever gets.
-        let _ = self.commands.send(Command::Reload(settings));
+        let _ = self.commands.send(command);
     }
 
     /// Ends the thread, breaking off a request under way, and waits for it at most `within`.
     pub(super) fn stop(self, deregister: bool, within: Duration) {
-        self.ending.store(true, Ordering::Relaxed);
-        let _ = self.commands.send(Command::Stop { deregister });
-        lock(&self.client).shutdown();
+        self.tell(Command::Stop { deregister });
         let deadline = clock::monotonic() + within;
         while !self.thread.is_finished() && clock::monotonic() < deadline {
             std::thread::sleep(Duration::from_millis(2));
@@ -146,8 +153,8 @@ struct Driver {
     /// For the thread that looks up the registry's name.
     vitals: Vitals,
     shared_client: Arc<Mutex<RegistryClient>>,
-    /// Requests are being broken off on purpose: no trouble of the registry's.
-    ending: Arc<AtomicBool>,
+    /// How many commands wait. For them requests are broken off, which is no trouble of the registry's.
+    waiting: Arc<AtomicUsize>,
     client: RegistryClient,
     session: Session,
     peers: Peers,
@@ -167,7 +174,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(parts: Parts, shared_client: Arc<Mutex<RegistryClient>>, ending: Arc<AtomicBool>) -> Self {
+    fn new(parts: Parts, shared_client: Arc<Mutex<RegistryClient>>, waiting: Arc<AtomicUsize>) -> Self {
         let Parts { settings, me, listening, board, prober, state, pulse, vitals } = parts;
         let client = lock(&shared_client).clone();
         Self {
@@ -182,7 +189,7 @@ impl Driver {
             pulse,
             vitals,
             shared_client,
-            ending,
+            waiting,
             client,
             etag: None,
             registered: None,
@@ -206,8 +213,7 @@ impl Driver {
                 self.follow(&settled);
             }
             let wait = match self.session.next(now) {
-                // The word to stop may be waiting behind another one.
-                Action::Do(_) if self.is_ending() => Duration::ZERO,
+                Action::Do(_) if self.is_broken_off() => Duration::ZERO,
                 Action::Do(request) => {
                     self.carry_out(request);
                     Duration::ZERO
@@ -215,7 +221,11 @@ impl Driver {
                 Action::WaitUntil(at) => at.saturating_duration_since(now).min(TURN),
             };
             match inbox.recv_timeout(wait) {
-                Ok(Command::Reload(settings)) => self.reload(settings),
+                Ok(Command::Reload(settings, done)) => {
+                    self.reload(settings);
+                    self.waiting.fetch_sub(1, Ordering::AcqRel);
+                    let _ = done.send(());
+                }
                 Ok(Command::Stop { deregister }) => return self.leave(deregister),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -233,8 +243,8 @@ impl Driver {
             Request::Heartbeat => self.heartbeat(),
             Request::Poll => self.poll(&mut roster),
         };
-        if self.is_ending() {
-            // It was broken off on purpose, or says nothing that matters now.
+        if self.is_broken_off() {
+            // It says nothing that matters now.
             return;
         }
         self.pulse.mark();
@@ -433,12 +443,16 @@ impl Driver {
         *lock(&self.shared_client) = self.client.clone();
         if elsewhere {
             self.say_farewell(&before, old.registry.timeout);
-            self.left = false;
-            self.etag = None;
+            // What was known and told of the other one says nothing of this.
+            if let Some(trouble) = &mut self.trouble {
+                (trouble.silent, trouble.refusals) = (false, [None; 3]);
+            }
+            (self.registered, self.double, self.left, self.etag) = (None, None, false, None);
             // The others may be on their way to the new registry, too.
             self.peers.registry_forgot(now);
             self.session.start_over(now);
         } else if moved {
+            self.registered = None;
             self.session.register_now(now);
         }
         if old.checks.http_endpoints != self.settings.checks.http_endpoints {
@@ -470,8 +484,8 @@ impl Driver {
         heard.is_ok()
     }
 
-    fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+    fn is_broken_off(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Notes on the board and in the log how it stands with the registry.

@@ -62,6 +62,9 @@ const TURN: Duration = Duration::from_secs(1);
 /// How long a request in progress may take to end when the member stops.
 const DRAIN: Duration = Duration::from_millis(300);
 
+/// How long a reload waits for the control thread, which may have to take leave of a registry that hangs.
+const TAKEN_UP: Duration = Duration::from_secs(2);
+
 /// How long the control thread may take to leave the ring when the member stops.
 const FAREWELL: Duration = Duration::from_millis(750);
 
@@ -231,7 +234,9 @@ impl Member {
         }
         self.prober.set_settings(prober_settings(&new));
         self.settings = Arc::new(new);
-        self.control.reload(Arc::clone(&self.settings));
+        if !self.control.reload(Arc::clone(&self.settings), TAKEN_UP) {
+            warn!("a connection to the registry is still being made; what is new about the registry counts after that");
+        }
         later
     }
 
