@@ -131,6 +131,10 @@ let
         tools.cargo-deb
         tools.cargo-generate-rpm
       ];
+      # Where Nix builds, there is no /usr/bin/env. Nothing else is patched: what the packages bring is for elsewhere.
+      postPatch = ''
+        patchShebangs --build packaging/rpm/requires
+      '';
       buildPhaseCargoCommand = ''
         HOME=$TMPDIR bash packaging/build --binary ${lib.getExe static} --output "$out"
       '';
