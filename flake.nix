@@ -64,6 +64,8 @@
         import ./packaging/nix/checks.nix {
           inherit pkgs;
           built = build pkgs;
+          packages = self.packages.${pkgs.stdenv.hostPlatform.system};
+          devShell = self.devShells.${pkgs.stdenv.hostPlatform.system}.default;
           nixosModule = self.nixosModules.default;
         }
       );

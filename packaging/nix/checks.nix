@@ -1,8 +1,11 @@
-# The checks of `nix flake check`: what tests/run does where it needs neither root nor a network of its own, the module and its
-# build-time check of the configuration, and whole machines.
+# The checks of `nix flake check`: all that the flake makes for the system it runs on, what tests/run does where it needs neither
+# root nor a network of its own, the module and its build-time check of the configuration, and whole machines.
 {
   pkgs,
   built,
+  # The outputs of the flake for this system.
+  packages,
+  devShell,
   nixosModule,
 }:
 let
@@ -22,6 +25,14 @@ let
       touch "$out"
     '';
 
+  # The script that an image is has to be run before there is an image.
+  image =
+    role:
+    pkgs.runCommand "netring-${role}-image-streamed" { } ''
+      ${packages."${role}-image"} >image.tar
+      tar --list --file image.tar manifest.json >"$out"
+    '';
+
   machines =
     test:
     pkgs.testers.runNixOSTest {
@@ -31,6 +42,10 @@ let
 in
 {
   package = built.netring;
+  inherit (built) static deb rpm;
+  registry-image = image "registry";
+  member-image = image "member";
+  dev-shell = devShell;
   clippy = craneLib.cargoClippy (
     withArtifacts // { cargoClippyExtraArgs = "--all-targets -- --deny warnings"; }
   );
