@@ -52,7 +52,9 @@ pkgs.dockerTools.streamLayeredImage {
         "/bin/netring"
         "healthcheck"
         "--${role}"
-      ];
+      ]
+      # What replaces unhealthy containers must not replace a registry whose store is away, for that one has the last roster.
+      ++ pkgs.lib.optional (role == "registry") "--alive";
       Interval = 30 * seconds;
       Timeout = 5 * seconds;
       StartPeriod = 10 * seconds;
