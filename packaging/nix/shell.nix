@@ -1,5 +1,5 @@
-# `nix develop`: the toolchain and the programs that tests/run wants, but for Debian's linters of packages; what wants those is
-# skipped.
+# `nix develop`: the toolchain and programs that tests/run wants, but for Debian's linters of packages, without which their part is
+# skipped, and the keys of Debian's archive, which mmdebstrap takes from the host.
 {
   pkgs,
   craneLib,
@@ -28,7 +28,7 @@ craneLib.devShell {
     pkgs.procps
     pkgs.prometheus
     pkgs.prometheus.cli
-    pkgs.python3
+    (pkgs.python3.withPackages (python: [ python.pip ]))
     pkgs.redis
     pkgs.rpm
     pkgs.rust-analyzer

@@ -47,7 +47,6 @@
         "nixfmt-tree"
         "podman"
         "procps"
-        "python3"
         "redis"
         "rpm"
         "rust-analyzer"
@@ -95,6 +94,7 @@
           };
           glibc = make "glibc" { static = make "glibc-static" { }; };
           prometheus = make "prometheus" { cli = make "prometheus-cli" { }; };
+          python3.withPackages = chosen: make "python3-env" { packages = chosen { pip = make "pip" { }; }; };
           python3Packages.kubernetes-validate = make "kubernetes-validate" { };
           dockerTools.streamLayeredImage = image: make image.name { inherit image; };
           fetchCrate =
