@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # What the package holds beside its binary. The builder of packages runs it after the binary is in "$out/bin".
 
-# Units and the text for what the journal calls by number; NixOS takes them from here.
+# Units, which NixOS takes from here, and the text for what the journal calls by number, which it does not.
 install -D --mode=0444 --target-directory="$out/lib/systemd/system" packaging/systemd/*.service packaging/systemd/*.socket
 for unit in "$out"/lib/systemd/system/*.service; do
     substituteInPlace "$unit" --replace-fail /usr/bin/netring "$out/bin/netring"

@@ -93,7 +93,7 @@ in
     {
       "a host without netring has nothing of it" =
         host.nothing.units == { } && host.nothing.etc == { } && host.nothing.packages == [ ];
-      "enable alone makes a member" =
+      "enable and the URL of a registry make a member" =
         names host.member.units == [ "netring-member" ]
         && names host.member.etc == [ "netring/member.yaml" ];
       "a member's location is the name of its host" = (settings "member" "member").location == "nixos";

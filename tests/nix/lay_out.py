@@ -33,7 +33,7 @@ def machines():
 
 good = list(evaluated["hosts"].values()) + list(machines())
 
-# YAML takes JSON as it is.
+# YAML takes JSON as it is. What nixpkgs would write is not run here.
 for host in good + list(evaluated["faults"].values()):
     for file in host["generated"]:
         write(file["path"], json.dumps(file["value"], indent=2))
