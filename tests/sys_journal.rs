@@ -73,7 +73,11 @@ fn journal() -> Option<(Scratch, UnixDatagram)> {
 
 /// Starts a member whose stderr is the journal of the scratch directory.
 fn start(described: &Member, scratch: &Scratch) -> Process {
-    let config = scratch.file("config.yaml", &described.yaml());
+    start_with(&described.yaml(), scratch)
+}
+
+fn start_with(configuration: &str, scratch: &Scratch) -> Process {
+    let config = scratch.file("config.yaml", configuration);
     let script = "mount -t tmpfs none /run && mkdir /run/systemd && mount --bind \"$1\" /run/systemd && exec 2>\"$1/stderr\" && \
                   JOURNAL_STREAM=$(stat -L -c %d:%i \"$1/stderr\") exec \"$0\" member \"$2\"";
     let mut command = Command::new("unshare");
@@ -156,6 +160,40 @@ fn peer_and_registry_that_go_and_come_back_are_entries_with_ids_fields_and_prior
         "the rest is informational"
     );
     assert!(member.ended().is_none());
+}
+
+#[test]
+fn a_start_that_is_refused_is_one_entry_with_its_id() {
+    let Some((scratch, journal)) = journal() else { return };
+    let entries = collect(journal);
+    let _member = start_with("member: [", &scratch);
+    let refused = wait_for(&entries, events::CONFIGURATION_REFUSED, ("PRIORITY", "3"));
+    assert_eq!(refused["SYSLOG_IDENTIFIER"], "netring-member");
+    assert!(refused["NETRING_REASON"].contains("config.yaml:1:"), "{refused:#?}");
+    assert_eq!(refused["MESSAGE"], format!("configuration refused: {}", refused["NETRING_REASON"]));
+    let entries = entries.lock().expect("no thread panics while it holds the list");
+    let said = entries.iter().filter(|entry| entry.contains_key("MESSAGE")).count();
+    assert_eq!(said, 1, "it says so once: {entries:#?}");
+}
+
+#[test]
+fn a_start_that_is_refused_is_one_line_of_json_where_the_environment_asks_for_it() {
+    let scratch = Scratch::new();
+    let config = scratch.file("config.yaml", "registry: [");
+    let stderr = |format: &str| {
+        let output = Command::new(NETRING).arg("registry").arg(&config).env("LOG_FORMAT", format).output();
+        let output = output.expect("it can be started");
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        String::from_utf8(output.stderr).expect("it writes text")
+    };
+    let line = stderr("json");
+    let event: serde_json::Value = serde_json::from_str(&line).expect("one object, and nothing else");
+    assert!(event.to_string().contains(events::CONFIGURATION_REFUSED), "{event}");
+    assert!(event.to_string().contains("config.yaml:1:"), "{event}");
+    for text in ["", "text"] {
+        let said = stderr(text);
+        assert!(said.starts_with("netring: ") && said.contains("config.yaml:1:"), "{said}");
+    }
 }
 
 #[test]

@@ -2,10 +2,13 @@
 
 pub mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use netring::host::logging::events::{CONFIGURATION_REFUSED, KINDS};
 use serde_json::Value;
 use support::booted::{Booted, MEMBER_PORT, REGISTRY_PORT};
 use support::process::Process;
@@ -16,6 +19,7 @@ on_each_systemd!(
     a_reload_returns_when_it_is_in_force_and_fails_where_it_is_refused,
     the_password_of_redis_is_a_credential_that_may_be_missing_and_is_told_to_nobody,
     a_port_that_systemd_holds_refuses_nobody_while_the_service_restarts,
+    a_port_that_systemd_holds_outlives_a_wrong_configuration,
 );
 
 const REGISTRY: &str = "netring-registry.service";
@@ -46,6 +50,9 @@ fn a_wrong_configuration_is_named_by_file_and_line_and_not_tried_again(host: &mu
     let fault = journal.iter().find(names_it).unwrap_or_else(|| panic!("no {place} in {journal:#?}"));
     assert!(fault["MESSAGE"].as_str().is_some_and(|message| message.contains("did you mean")), "{fault}");
     assert_eq!(fault["PRIORITY"], "3", "an error: {fault}");
+    let refused = KINDS.iter().find(|kind| kind.name == CONFIGURATION_REFUSED).expect("it is in the table");
+    assert_eq!(fault["MESSAGE_ID"], refused.id, "{fault}");
+    assert!(fault["NETRING_REASON"].as_str().is_some_and(|reason| reason.contains(&place)), "{fault}");
     // Mended, it starts without another word.
     host.write("/etc/netring/member.yaml", &good);
     host.run(&["systemctl", "start", MEMBER]);
@@ -206,5 +213,47 @@ fn a_port_that_systemd_holds_refuses_nobody_while_the_service_restarts(host: &mu
         let started = messages(host, unit).matches("stopping").count();
         assert_eq!(started, RESTARTS, "{unit} has been restarted while it was asked");
         assert_eq!(host.property(unit, "SubState"), "running");
+    }
+}
+
+fn a_port_that_systemd_holds_outlives_a_wrong_configuration(host: &mut Booted) {
+    const SOCKET: &str = "netring-member.socket";
+    host.configure_member("us1", &host.host);
+    let good = host.read("/etc/netring/member.yaml");
+    host.write("/etc/netring/member.yaml", &good.replace("check_interval", "chek_interval"));
+    host.run(&["systemctl", "start", SOCKET]);
+    let server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), MEMBER_PORT);
+    // Each waits a while in the socket's queue, and starts the service wherever it has ended.
+    host.host.inside(|| {
+        for _ in 0..10 {
+            let mut connection = TcpStream::connect(server).expect("systemd listens");
+            connection.write_all(b"GET /health HTTP/1.1\r\nHost: us1\r\n\r\n").expect("it takes a request");
+            connection.set_read_timeout(Some(Duration::from_millis(500))).expect("a time limit can be set");
+            let answer = connection.read(&mut [0; 1]).map_err(|e| e.kind());
+            assert_eq!(answer, Err(ErrorKind::WouldBlock), "nobody serves, and nobody hangs up");
+        }
+    });
+    let status = host.property(MEMBER, "StatusText");
+    assert!(status.starts_with("configuration refused: ") && status.contains("/etc/netring/member.yaml"), "{status}");
+    assert_eq!(host.property(SOCKET, "ActiveState"), "active");
+    let starts = messages(host, MEMBER).matches("Starting netring-member.service").count();
+    assert!((1..=4).contains(&starts), "{starts} starts within some seconds");
+
+    // Mended, it starts by itself, and those who ask are served.
+    host.write("/etc/netring/member.yaml", &good);
+    eventually(SOON, "it serves", || {
+        let answer = host.try_get(MEMBER_PORT, "/health")?;
+        holds(answer.status == 200, answer.status)
+    });
+    assert_eq!(host.property(SOCKET, "ActiveState"), "active");
+
+    // With a wrong one again, a stop is not held up: a service that came to its own end would have failed.
+    host.write("/etc/netring/member.yaml", "member: {");
+    host.run(&["systemctl", "stop", MEMBER]);
+    host.run(&["systemctl", "start", "--no-block", MEMBER]);
+    host.wait_for_property(SOON, MEMBER, "SubState", "start");
+    host.run(&["systemctl", "stop", SOCKET, MEMBER]);
+    for unit in [SOCKET, MEMBER] {
+        assert_eq!(host.property(unit, "ActiveState"), "inactive", "{unit}");
     }
 }

@@ -4,7 +4,7 @@
 //! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
 //! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +39,10 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// How long the log's thread may take for anything but writing.
 const LOG_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a daemon with a wrong configuration holds the socket that systemd handed over. A connection that waits there
+/// starts it again as soon as it has ended, and systemd gives up a socket that starts its service too often.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 
 /// Of the registry's descriptors, those that are not for connections: store, journal, log and what the libraries keep.
 const OWN_DESCRIPTORS: usize = 64;
@@ -166,15 +170,21 @@ impl Daemon<MemberSettings> for Member {
 fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener>, String> {
     let listener = systemd::listener().map_err(|e| chain(&e))?;
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    if let Some(address) = address.filter(|address| address.port() != server.port.get()) {
+    if let Some(address) = address.filter(|address| !is_as_configured(*address, server)) {
         warn!(
-            "serving on {address}, the socket that systemd hands over, and not on port {} of {}.server.port; ListenStream= of \
-             the .socket unit and the configuration should agree",
-            server.port,
+            "serving on {address}, the socket that systemd hands over, and not on {} of {}.server; ListenStream= of the \
+             .socket unit and the configuration should agree",
+            SocketAddr::new(server.host, server.port.get()),
             role.section()
         );
     }
     Ok(listener)
+}
+
+/// Whether this socket serves where the configuration says to. All addresses are as good as any, unless one was named.
+fn is_as_configured(socket: SocketAddr, server: &ServerSettings) -> bool {
+    let host = server.host.to_canonical();
+    socket.port() == server.port.get() && (host.is_unspecified() || host == socket.ip().to_canonical())
 }
 
 /// What both daemons do: everything before the start and after the end.
@@ -183,21 +193,16 @@ fn daemon<S>(
     config: Option<&Path>,
     run: impl FnOnce(S, &Runtime, Life<S>) -> Result<(), String>,
 ) -> Exit {
-    let loaded = match (kind.load)(config, kind.role.default_file(), &config::environment()) {
+    let environment = config::environment();
+    let loaded = match (kind.load)(config, kind.role.default_file(), &environment) {
         Ok(loaded) => loaded,
-        Err(faults) => {
-            complain(faults);
-            return Exit::Config;
-        }
+        Err(faults) => return refuse(kind.role, &faults.to_string(), &environment),
     };
     let vitals = Vitals::new();
     let pulse = vitals.add("log", LOG_LIMIT);
     let (logging, _last_words) = match logging::start((kind.log)(&loaded.settings), kind.role.section(), pulse) {
         Ok(started) => started,
-        Err(error) => {
-            complain(chain(&error));
-            return Exit::Config;
-        }
+        Err(error) => return refuse(kind.role, &chain(&error), &environment),
     };
     announce(&loaded);
     memory::keep_a_little();
@@ -231,6 +236,33 @@ fn daemon<S>(
             Exit::Unavailable
         }
     }
+}
+
+/// Says what is wrong with the configuration, and ends a start with it.
+fn refuse(role: Role, why: &str, environment: &Environment) -> Exit {
+    // The file is not to be trusted, so that of the settings of the log only the variable counts.
+    let format = match environment.get("LOG_FORMAT").map(String::as_str) {
+        Some("json") => LogFormat::Json,
+        Some("text") => LogFormat::Text,
+        _ => LogFormat::Auto,
+    };
+    let machines_read = format == LogFormat::Json || (format == LogFormat::Auto && logging::stderr_is_journal());
+    let settings = LogSettings { level: "error".into(), format };
+    let pulse = Vitals::new().add("log", LOG_LIMIT);
+    let log = machines_read.then(|| logging::start(&settings, role.section(), pulse)).and_then(Result::ok);
+    match &log {
+        // In words too, for `systemctl status` shows nothing else.
+        Some(_) => error!(event = events::CONFIGURATION_REFUSED, reason = %why, "configuration refused: {why}"),
+        None => complain(why),
+    }
+    if systemd::hands_over() {
+        let notifier = Notifier::from_env();
+        notifier.status(&format!("configuration refused: {why}"));
+        notifier.all_sent();
+        // Nobody heeds SIGTERM by now, so that it ends this at once.
+        std::thread::sleep(REFUSED_PAUSE);
+    }
+    Exit::Config
 }
 
 /// Says which configuration is in force, and what is odd about it.
@@ -374,4 +406,29 @@ fn member_fields<S>(daemon: &impl Daemon<S>) -> (Option<DisplayValue<&Location>>
 fn status<S>(daemon: &impl Daemon<S>, refused: bool) -> String {
     let status = daemon.status();
     if refused { format!("new configuration refused, the old one is in force; {status}") } else { status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_as_configured_where_its_port_is_and_its_address_unless_all_are_meant() {
+        for (host, socket, agrees) in [
+            ("::", "[::]:8757", true),
+            ("::", "10.0.0.1:8757", true),
+            ("0.0.0.0", "[::]:8757", true),
+            ("10.0.0.1", "10.0.0.1:8757", true),
+            ("10.0.0.1", "[::ffff:10.0.0.1]:8757", true),
+            ("10.0.0.1", "[::]:8757", false),
+            ("10.0.0.1", "0.0.0.0:8757", false),
+            ("10.0.0.1", "10.0.0.2:8757", false),
+            ("10.0.0.1", "10.0.0.1:9757", false),
+            ("::", "[::]:9757", false),
+        ] {
+            let server =
+                ServerSettings { host: host.parse().unwrap(), port: 8757.try_into().unwrap(), max_connections: None };
+            assert_eq!(is_as_configured(socket.parse().unwrap(), &server), agrees, "{host} and {socket}");
+        }
+    }
 }

@@ -165,6 +165,12 @@ pub enum HandoverError {
     NotListening,
 }
 
+/// Whether systemd hands a socket over to this process, be it one that can be used or not.
+#[must_use]
+pub fn hands_over() -> bool {
+    sd_notify::listen_fds().is_ok_and(|descriptors| descriptors.len() > 0)
+}
+
 /// The first socket that systemd hands over to this process (`LISTEN_PID`, `LISTEN_FDS`), non-blocking; its name is not
 /// looked at. The socket is given out once: later calls find none.
 ///

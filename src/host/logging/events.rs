@@ -47,7 +47,7 @@ pub const STORE_LOST: &str = "store-lost";
 pub const STORE_BACK: &str = "store-back";
 /// A member's lease has ended.
 pub const LEASE_ENDED: &str = "lease-ended";
-/// A reload was refused.
+/// A start or a reload was refused.
 pub const CONFIGURATION_REFUSED: &str = "configuration-refused";
 /// A reload took the configuration up.
 pub const CONFIGURATION_IN_FORCE: &str = "configuration-in-force";
@@ -172,10 +172,12 @@ pub const KINDS: [Kind; 14] = [
         name: CONFIGURATION_REFUSED,
         id: "f5a34e97fae4481cb6e97a939334e46d",
         by: BOTH,
-        title: "A new configuration was refused",
+        title: "A configuration was refused",
         facts: "What is wrong with it: @NETRING_REASON@",
-        meaning: "The daemon was told to read its configuration again. That one is wrong, and the old one stays in force.",
-        advice: "Correct it, try it by netring check FILE, and reload. A restart with the wrong one would fail.",
+        meaning: "The daemon has read a configuration that is wrong. At a reload the old one stays in force; at the start there \
+                  is none, and the daemon ends with exit code 78.",
+        advice: "Correct it, try it by netring check FILE, and reload, or start again where nothing runs. A restart with the \
+                 wrong one fails.",
     },
     Kind {
         name: CONFIGURATION_IN_FORCE,
