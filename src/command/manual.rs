@@ -61,11 +61,21 @@ struct Administration {
 
 const HANGUP: (&str, &str) = (
     "SIGHUP",
-    "Reads the configuration again and keeps all counters. Where it is wrong the faults are logged and the old settings \
+    "Reads the configuration again and keeps all counters. systemctl reload and netring reload send it and wait until the \
+     new settings are in force. Where it is wrong the faults are logged and the old settings \
      stay in force; keys that wait for a restart are named.",
 );
 const STATE_DIRECTORY: (&str, &str) =
     ("STATE_DIRECTORY", "Where to keep state, as systemd's StateDirectory= sets it; goes before --state-dir.");
+const RUNTIME_DIRECTORY: (&str, &str) = (
+    "RUNTIME_DIRECTORY",
+    "Where to tell netring reload what became of a reload, as systemd's RuntimeDirectory= sets it. Without it nothing is told.",
+);
+const JOURNAL_STREAM: (&str, &str) = (
+    "JOURNAL_STREAM",
+    "Set by systemd: whether stderr is the journal, which then takes each event with its fields; see JOURNAL.",
+);
+const RELOAD_WORD: (&str, &str) = ("$RUNTIME_DIRECTORY/reload", "What became of the last reload, for netring reload.");
 const SERVICE_MANAGER: (&str, &str) = (
     "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS",
     "Set by systemd: readiness, status and watchdog are reported there, and a socket handed over is served in the place \
@@ -80,12 +90,15 @@ const REGISTRY: Administration = Administration {
     files: &[
         ("/etc/netring/registry.yaml", "The configuration, see netring.yaml(5). It may be missing."),
         ("$STATE_DIRECTORY/registry.journal", "The roster, over restarts. Not used with Redis."),
+        RELOAD_WORD,
     ],
     environment: &[
         ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
         STATE_DIRECTORY,
+        RUNTIME_DIRECTORY,
         ("CREDENTIALS_DIRECTORY", "Where systemd puts the credential redis-password, the password of Redis."),
         SERVICE_MANAGER,
+        JOURNAL_STREAM,
     ],
 };
 
@@ -101,13 +114,17 @@ const MEMBER: Administration = Administration {
         ),
         ("$STATE_DIRECTORY/instance-id", "The identity of this member, so that a restart is not a new member."),
         ("$STATE_DIRECTORY/roster.json", "The last roster, for a start while the registry is away."),
+        ("$STATE_DIRECTORY/left", "Which registry was told that this member leaves, for the next start."),
+        RELOAD_WORD,
     ],
     environment: &[
         ("MEMBER_LOCATION", "The site this member stands for."),
         ("REGISTRY_URL", "The registry, such as http://registry.us1.company.com:8756."),
         ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
         STATE_DIRECTORY,
+        RUNTIME_DIRECTORY,
         SERVICE_MANAGER,
+        JOURNAL_STREAM,
     ],
 };
 

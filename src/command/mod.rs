@@ -183,8 +183,8 @@ pub fn table() -> Command {
                         .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX))),
                 )
                 .after_help(
-                    "The daemon answers in $RUNTIME_DIRECTORY; systemctl reload sets both variables.\n\nExample:\n  netring reload \
-                     4711",
+                    "The daemon answers in $RUNTIME_DIRECTORY; systemctl reload sets both variables.\n\nExample:\n  \
+                     RUNTIME_DIRECTORY=/run/netring-member netring reload 4711",
                 ),
         )
         .subcommand(
