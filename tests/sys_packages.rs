@@ -165,6 +165,8 @@ fn assert_deb(packages: &Packages) {
         ("Architecture", archive),
         ("Section", "net"),
         ("Priority", "optional"),
+        ("Recommends", "systemd (>= 252)"),
+        ("Breaks", "systemd (<< 252)"),
     ] {
         assert_eq!(field(name), value, "{name}");
     }
@@ -209,6 +211,12 @@ fn assert_rpm(packages: &Packages) {
     let configuration = query(&rpm, &["--configfiles"]);
     assert_eq!(configuration.lines().collect::<Vec<_>>(), CONFIGURATION);
     let requires = query(&rpm, &["--requires"]);
+    // What systems it runs on, as the page says.
+    let newest = requires
+        .lines()
+        .filter_map(|line| line.strip_prefix("libc.so.6(GLIBC_2.")?.split(')').next()?.parse().ok())
+        .max();
+    assert!(newest.is_some_and(|minor: u32| minor <= 34), "{requires}");
     for wanted in ["systemd >= 252", "libc.so.6()(64bit)", "libc.so.6(GLIBC_2.34)(64bit)", "rtld(GNU_HASH)"] {
         assert!(requires.lines().any(|line| line == wanted), "{wanted} is not in:\n{requires}");
     }
@@ -227,7 +235,7 @@ fn assert_checksums(packages: &Packages) {
     assert_eq!(packages.names(), ["SHA256SUMS".to_owned(), name(&rpm), name(&deb)]);
     let verdict =
         run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.scratch.path()));
-    assert_eq!(verdict, format!("{}: OK\n{}: OK\n", name(&deb), name(&rpm)));
+    assert_eq!(verdict, format!("{}: OK\n{}: OK\n", name(&rpm), name(&deb)));
 }
 
 #[test]
@@ -321,6 +329,34 @@ fn another_version_with_other_defaults_can_be_made() {
 }
 
 #[test]
+fn the_list_of_checksums_keeps_what_is_there_and_forgets_what_is_gone() {
+    if !can_build() {
+        return;
+    }
+    let packages = Packages::none();
+    let sums = || text(&read(packages.path("SHA256SUMS")));
+    let build = |version: &str| {
+        let made = packages.run_build(Path::new(SOURCES), &["--binary", PROGRAM, "--version", version]);
+        assert!(made.status.success(), "{made:?}");
+    };
+    build("0.0.8");
+    let first = sums();
+    assert_eq!(first.lines().count(), 2, "{first}");
+    build("0.0.9");
+    let both = sums();
+    assert_eq!(both.lines().count(), 4, "{both}");
+    assert!(first.lines().all(|line| both.lines().any(|kept| kept == line)), "{first}{both}");
+    run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.scratch.path()));
+    // Made again, a package is listed once.
+    fs::remove_file(packages.path("netring-0.0.8-1.x86_64.rpm".replace("x86_64", std::env::consts::ARCH).as_str()))
+        .unwrap();
+    build("0.0.9");
+    let left = sums();
+    assert_eq!(left.lines().count(), 3, "{left}");
+    assert!(left.lines().all(|line| both.lines().any(|kept| kept == line)), "{left}{both}");
+}
+
+#[test]
 fn a_program_for_another_processor_is_refused() {
     if !can_build() {
         return;
@@ -347,6 +383,8 @@ fn a_wrong_command_line_is_told_so() {
     for (options, words) in [
         (&["--targets"][..], "unknown option --targets"),
         (&["--target"], "--target needs a value"),
+        (&["--check", "--binary", "netring"], "--check cannot be used with --binary or --config"),
+        (&["--config", "etc", "--check"], "--check cannot be used with --binary or --config"),
         (&["--target", "riscv64gc-unknown-linux-gnu"], "there are no packages for riscv64gc-unknown-linux-gnu"),
     ] {
         let refusal = Command::new(Path::new(SOURCES).join("packaging/build")).args(options).output().unwrap();
