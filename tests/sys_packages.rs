@@ -6,9 +6,10 @@ pub mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use support::{Scratch, installed, skip};
+use support::packages::{DEB_ARCHITECTURE, Packages, can_build};
+use support::{Scratch, installed};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_netring");
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
@@ -25,80 +26,20 @@ const CONFIGURATION: [&str; 4] = [
 const UNITS: [&str; 4] =
     ["netring-member.service", "netring-member.socket", "netring-registry.service", "netring-registry.socket"];
 
-/// A directory of finished packages.
-struct Packages {
-    scratch: Scratch,
+/// The files of the .deb, laid out.
+fn unpacked(packages: &Packages) -> PathBuf {
+    let root = packages.path("root");
+    run(Command::new("dpkg-deb").arg("--extract").arg(packages.deb()).arg(&root));
+    root
 }
 
-impl Packages {
-    /// Made of the tests' program, with these options beside. Nothing where the tools are missing.
-    fn build(options: &[&str]) -> Option<Self> {
-        Self::build_in(Path::new(SOURCES), options)
-    }
-
-    /// Likewise, from the sources in another directory.
-    fn build_in(sources: &Path, options: &[&str]) -> Option<Self> {
-        if !can_build() {
-            return None;
-        }
-        let packages = Self::none();
-        let output = packages.run_build(sources, &[&["--binary", PROGRAM], options].concat());
-        assert!(output.status.success(), "{output:?}");
-        let said: Vec<PathBuf> = text(&output.stdout).lines().map(PathBuf::from).collect();
-        assert_eq!(said.len(), 3, "it says what it made: {said:?}");
-        assert!(said.iter().all(|file| file.is_file()), "{said:?}");
-        Some(packages)
-    }
-
-    /// An empty directory for them.
-    fn none() -> Self {
-        Self { scratch: Scratch::new() }
-    }
-
-    fn run_build(&self, sources: &Path, options: &[&str]) -> Output {
-        let mut command = Command::new(sources.join("packaging/build"));
-        command.arg("--fast").arg("--output").arg(self.scratch.path()).args(options);
-        command.env("TMPDIR", self.scratch.path()).output().expect("packaging/build can be started")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-
-    fn deb(&self) -> PathBuf {
-        self.path(&format!("netring_{VERSION}-1_{}.deb", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }))
-    }
-
-    fn rpm(&self) -> PathBuf {
-        self.path(&format!("netring-{VERSION}-1.{}.rpm", std::env::consts::ARCH))
-    }
-
-    /// The files of the .deb, laid out.
-    fn unpacked(&self) -> PathBuf {
-        let root = self.path("root");
-        run(Command::new("dpkg-deb").arg("--extract").arg(self.deb()).arg(&root));
-        root
-    }
-
-    /// The names of the files in the directory.
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.scratch.path()).expect("the directory can be read");
-        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-        let mut names: Vec<_> = entries.map(|entry| name(entry.expect("its entry can be read"))).collect();
-        names.sort();
-        names
-    }
-}
-
-/// Whether the tools that `packaging/build` would otherwise take minutes to install are there.
-fn can_build() -> bool {
-    let cache = std::env::var_os("NETRING_TEST_CACHE").unwrap_or_else(|| "/var/cache/netring-tests".into());
-    let tools = PathBuf::from(cache).join("tools/bin");
-    let missing = ["cargo-deb", "cargo-generate-rpm"].into_iter().find(|tool| !tools.join(tool).is_file());
-    if let Some(tool) = missing {
-        skip(&format!("{tool} is not in {}: packaging/build --tools installs it", tools.display()));
-    }
-    missing.is_none() && installed(&["dpkg-deb", "dpkg-shlibdeps", "readelf", "strip", "git"])
+/// The names of the files beside the packages, and theirs.
+fn names(packages: &Packages) -> Vec<String> {
+    let entries = fs::read_dir(packages.directory()).expect("the directory can be read");
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let mut names: Vec<_> = entries.map(|entry| name(entry.expect("its entry can be read"))).collect();
+    names.sort();
+    names
 }
 
 /// Runs it; fails the test with its words where it fails. Gives what it wrote to its output.
@@ -134,7 +75,7 @@ fn assert_golden(name: &str, found: &str) {
 
 #[test]
 fn the_packages_hold_what_they_should() {
-    let Some(packages) = Packages::build(&[]) else { return };
+    let Some(packages) = Packages::build(VERSION, None) else { return };
     assert_checksums(&packages);
     assert_deb(&packages);
     assert_manual_and_completions(&packages);
@@ -145,7 +86,6 @@ fn the_packages_hold_what_they_should() {
 
 fn assert_deb(packages: &Packages) {
     let deb = packages.deb();
-    let archive = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
 
     // Mode, owner, path; the sizes and the one time of all are left out.
     let listing = run(Command::new("dpkg-deb").arg("--contents").arg(&deb));
@@ -162,7 +102,7 @@ fn assert_deb(packages: &Packages) {
     for (name, value) in [
         ("Package", "netring"),
         ("Version", &format!("{VERSION}-1")),
-        ("Architecture", archive),
+        ("Architecture", DEB_ARCHITECTURE),
         ("Section", "net"),
         ("Priority", "optional"),
         ("Recommends", "systemd (>= 252)"),
@@ -183,7 +123,7 @@ fn assert_deb(packages: &Packages) {
     assert_eq!(started.len(), 1, "only what runs is restarted, by one command: {started:?}");
     assert!(started[0].contains(" try-restart netring-registry.service netring-member.service "), "{started:?}");
 
-    let root = packages.unpacked();
+    let root = unpacked(packages);
     for unit in UNITS {
         let source = Path::new(SOURCES).join("packaging/systemd").join(unit);
         assert_eq!(text(&read(root.join("usr/lib/systemd/system").join(unit))), text(&read(source)), "{unit}");
@@ -232,15 +172,15 @@ fn assert_rpm(packages: &Packages) {
 fn assert_checksums(packages: &Packages) {
     let (deb, rpm) = (packages.deb(), packages.rpm());
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    assert_eq!(packages.names(), ["SHA256SUMS".to_owned(), name(&rpm), name(&deb)]);
+    assert_eq!(names(packages), ["SHA256SUMS".to_owned(), name(&rpm), name(&deb)]);
     let verdict =
-        run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.scratch.path()));
+        run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.directory()));
     assert_eq!(verdict, format!("{}: OK\n{}: OK\n", name(&rpm), name(&deb)));
 }
 
 #[test]
 fn linters_and_systemd_have_nothing_to_say() {
-    let Some(packages) = Packages::build(&[]) else { return };
+    let Some(packages) = Packages::build(VERSION, None) else { return };
     for (program, judge) in
         [("lintian", assert_lintian as fn(&Packages)), ("rpmlint", assert_rpmlint), ("systemd-analyze", assert_units)]
     {
@@ -264,7 +204,7 @@ fn assert_rpmlint(packages: &Packages) {
 
 /// systemd understands every line of the units, and finds them hardly exposed.
 fn assert_units(packages: &Packages) {
-    let root = packages.unpacked();
+    let root = unpacked(packages);
     // The targets that the units name are part of systemd itself.
     let copy = r#"cp /usr/lib/systemd/system/*.target "$1""#;
     run(Command::new("bash").args(["-c", copy, "bash"]).arg(root.join("usr/lib/systemd/system")));
@@ -290,7 +230,7 @@ fn assert_units(packages: &Packages) {
 
 #[test]
 fn the_same_sources_give_the_same_bytes_in_another_directory() {
-    let Some(packages) = Packages::build(&[]) else { return };
+    let Some(packages) = Packages::build(VERSION, None) else { return };
     // The files of today, also those that no commit has yet.
     let elsewhere = Scratch::new();
     let sources = elsewhere.path().join("another place");
@@ -298,7 +238,7 @@ fn the_same_sources_give_the_same_bytes_in_another_directory() {
     let copy = r#"cd "$1" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$2""#;
     run(Command::new("bash").args(["-c", copy, "bash", SOURCES]).arg(&sources));
     run(Command::new("cp").arg("--recursive").arg(Path::new(SOURCES).join(".git")).arg(&sources));
-    let again = Packages::build_in(&sources, &[]).expect("it could be built before");
+    let again = Packages::build_from(&sources, VERSION, None).expect("it could be built before");
     assert_eq!(text(&read(again.path("SHA256SUMS"))), text(&read(packages.path("SHA256SUMS"))));
 }
 
@@ -314,16 +254,11 @@ fn another_version_with_other_defaults_can_be_made() {
     let defaults = text(&read(own.join("member.yaml"))).replace("port: 8757", "port: 9757");
     fs::write(config.join("member.yaml"), &defaults).unwrap();
 
-    let options = ["--version", "0.0.9", "--config", config.to_str().unwrap()];
-    let Some(packages) = Packages::build(&options) else { return };
-    let (deb, rpm) = (
-        packages.deb().to_str().unwrap().replace(VERSION, "0.0.9"),
-        packages.rpm().to_str().unwrap().replace(VERSION, "0.0.9"),
-    );
-    assert_eq!(run(Command::new("dpkg-deb").args(["--field", &deb, "Version"])), "0.0.9-1\n");
-    assert_eq!(query(Path::new(&rpm), &["--queryformat", "%{VERSION}-%{RELEASE}"]), "0.0.9-1");
-    let root = packages.path("root");
-    run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&root));
+    let Some(packages) = Packages::build("0.0.9", Some(&config)) else { return };
+    let (deb, rpm) = (packages.deb(), packages.rpm());
+    assert_eq!(run(Command::new("dpkg-deb").arg("--field").arg(&deb).arg("Version")), "0.0.9-1\n");
+    assert_eq!(query(&rpm, &["--queryformat", "%{VERSION}-%{RELEASE}"]), "0.0.9-1");
+    let root = unpacked(&packages);
     assert_eq!(text(&read(root.join("etc/netring/member.yaml"))), defaults);
     assert_eq!(read(root.join("etc/netring/registry.yaml")), read(own.join("registry.yaml")));
 }
@@ -333,27 +268,21 @@ fn the_list_of_checksums_keeps_what_is_there_and_forgets_what_is_gone() {
     if !can_build() {
         return;
     }
-    let packages = Packages::none();
-    let sums = || text(&read(packages.path("SHA256SUMS")));
-    let build = |version: &str| {
-        let made = packages.run_build(Path::new(SOURCES), &["--binary", PROGRAM, "--version", version]);
-        assert!(made.status.success(), "{made:?}");
-    };
-    build("0.0.8");
-    let first = sums();
-    assert_eq!(first.lines().count(), 2, "{first}");
-    build("0.0.9");
-    let both = sums();
-    assert_eq!(both.lines().count(), 4, "{both}");
-    assert!(first.lines().all(|line| both.lines().any(|kept| kept == line)), "{first}{both}");
-    run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.scratch.path()));
-    // Made again, a package is listed once.
-    fs::remove_file(packages.path("netring-0.0.8-1.x86_64.rpm".replace("x86_64", std::env::consts::ARCH).as_str()))
-        .unwrap();
-    build("0.0.9");
-    let left = sums();
-    assert_eq!(left.lines().count(), 3, "{left}");
-    assert!(left.lines().all(|line| both.lines().any(|kept| kept == line)), "{left}{both}");
+    let packages = Packages::none(VERSION);
+    let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let (deb, rpm) = (name(packages.deb()), name(packages.rpm()));
+    // One that is there, one that is gone, and one that is about to be made again.
+    fs::write(packages.path("there.rpm"), "made for the other machine").unwrap();
+    let there = run(Command::new("sha256sum").arg("there.rpm").current_dir(packages.directory()));
+    let of_old = there.split(' ').next().unwrap();
+    fs::write(packages.path("SHA256SUMS"), format!("{of_old}  gone.rpm\n{there}{of_old}  {deb}\n")).unwrap();
+    // Of the version of the sources, where none is named.
+    let made = packages.run_build(Path::new(SOURCES), &["--binary", PROGRAM]);
+    assert!(made.status.success(), "{made:?}");
+    let sums = text(&read(packages.path("SHA256SUMS")));
+    let listed: Vec<_> = sums.lines().filter_map(|line| line.split("  ").nth(1)).collect();
+    assert_eq!(listed, [rpm.as_str(), &deb, "there.rpm"]);
+    run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(packages.directory()));
 }
 
 #[test]
@@ -361,7 +290,7 @@ fn a_program_for_another_processor_is_refused() {
     if !can_build() {
         return;
     }
-    let packages = Packages::none();
+    let packages = Packages::none(VERSION);
     // The head of an ELF file names the processor in its bytes 18 and 19: 243 is RISC-V.
     let mut foreign = read(PROGRAM);
     foreign.truncate(4096);
@@ -375,7 +304,7 @@ fn a_program_for_another_processor_is_refused() {
         let words = text(&refusal.stderr);
         assert!(words.ends_with(&format!("foreign is no program for {processor}\n")), "{words}");
     }
-    assert_eq!(packages.names(), ["foreign"], "nothing was made");
+    assert_eq!(names(&packages), ["foreign"], "nothing was made");
 }
 
 #[test]
@@ -395,7 +324,7 @@ fn a_wrong_command_line_is_told_so() {
 
 /// As this program prints them, and readable by whom they are for.
 fn assert_manual_and_completions(packages: &Packages) {
-    let root = packages.unpacked();
+    let root = unpacked(packages);
     for name in ["netring.1", "netring.yaml.5", "netring-member.8", "netring-registry.8"] {
         let file = root.join(format!("usr/share/man/man{}/{name}.gz", &name[name.len() - 1..]));
         let source = run(Command::new("gzip").args(["--decompress", "--stdout"]).arg(&file));

@@ -8,7 +8,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::daemon::NETRING;
 use super::{Scratch, cache, installed, skip};
@@ -35,39 +35,84 @@ impl Packages {
     /// Where they cannot be made.
     #[must_use]
     pub fn build(version: &str, configuration: Option<&Path>) -> Option<Self> {
-        // Where they are missing, packaging/build would take minutes to install them.
-        let tools = cache().join("tools/bin");
-        for tool in ["cargo-deb", "cargo-generate-rpm"] {
-            if !tools.join(tool).is_file() {
-                skip(&format!("{tool} is not in {}", tools.display()));
-                return None;
-            }
-        }
-        if !installed(&["dpkg-deb", "dpkg-shlibdeps", "readelf", "strip"]) {
+        Self::build_from(Path::new(SOURCES), version, configuration)
+    }
+
+    /// Likewise, from the sources in another directory.
+    ///
+    /// # Panics
+    ///
+    /// Where they cannot be made.
+    #[must_use]
+    pub fn build_from(sources: &Path, version: &str, configuration: Option<&Path>) -> Option<Self> {
+        if !can_build() {
             return None;
         }
-        let packages = Self { scratch: Scratch::new(), version: version.to_owned() };
-        let mut command = Command::new(Path::new(SOURCES).join("packaging/build"));
-        command.args(["--fast", "--version", version, "--binary", NETRING, "--output"]).arg(packages.scratch.path());
+        let packages = Self::none(version);
+        let mut options = vec!["--binary", NETRING, "--version", version];
         if let Some(directory) = configuration {
-            command.arg("--config").arg(directory);
+            options.extend(["--config", directory.to_str().expect("it is named in letters")]);
         }
-        let output = command.env("TMPDIR", packages.scratch.path()).output().expect("packaging/build can be started");
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = packages.run_build(sources, &options);
+        assert!(output.status.success(), "packaging/build {options:?}: {output:?}");
+        let made = [packages.deb(), packages.rpm(), packages.path("SHA256SUMS")].map(|path| path.display().to_string());
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(), made, "it says what it made");
         Some(packages)
+    }
+
+    /// An empty directory for those of this version.
+    #[must_use]
+    pub fn none(version: &str) -> Self {
+        Self { scratch: Scratch::new(), version: version.to_owned() }
+    }
+
+    /// Runs `packaging/build` of these sources with these options, and has it put into the directory what it makes.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started.
+    #[must_use]
+    pub fn run_build(&self, sources: &Path, options: &[&str]) -> Output {
+        let mut command = Command::new(sources.join("packaging/build"));
+        command.arg("--fast").arg("--output").arg(self.scratch.path()).args(options);
+        command.env("TMPDIR", self.scratch.path()).output().expect("packaging/build can be started")
+    }
+
+    /// A file of the directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// The .deb.
     #[must_use]
     pub fn deb(&self) -> PathBuf {
-        self.scratch.path().join(format!("netring_{}-1_{DEB_ARCHITECTURE}.deb", self.version))
+        self.path(&format!("netring_{}-1_{DEB_ARCHITECTURE}.deb", self.version))
     }
 
     /// The .rpm.
     #[must_use]
     pub fn rpm(&self) -> PathBuf {
-        self.scratch.path().join(format!("netring-{}-1.{}.rpm", self.version, std::env::consts::ARCH))
+        self.path(&format!("netring-{}-1.{}.rpm", self.version, std::env::consts::ARCH))
     }
+}
+
+/// Whether what `packaging/build` needs is there; says the skip where it is not.
+#[must_use]
+pub fn can_build() -> bool {
+    // Where they are missing, packaging/build would take minutes to install them.
+    let tools = cache().join("tools/bin");
+    let missing = ["cargo-deb", "cargo-generate-rpm"].into_iter().find(|tool| !tools.join(tool).is_file());
+    if let Some(tool) = missing {
+        skip(&format!("{tool} is not in {}: packaging/build --tools installs it", tools.display()));
+    }
+    missing.is_none() && installed(&["dpkg-deb", "dpkg-shlibdeps", "readelf", "strip", "git"])
 }
 
 /// The commands of a section of `packaging/README.md`, block by block, as they stand there. What the page calls the
