@@ -189,6 +189,79 @@ fn selects(selector: &Value, labels: &Value) -> bool {
     !wanted.is_empty() && wanted.iter().all(|(name, value)| labels[name] == *value)
 }
 
+fn list(values: &Value) -> impl Iterator<Item = &Value> {
+    values.as_array().into_iter().flatten()
+}
+
+/// Whether rules of a `NetworkPolicy` let pods with these labels through on a port.
+fn lets_through(rules: &Value, end: &str, labels: &Value, (port, protocol): (&Value, &str)) -> bool {
+    let is_it = |of: &Value| of["port"] == *port && of["protocol"].as_str().unwrap_or("TCP") == protocol;
+    list(rules).any(|rule| {
+        let any_peer = rule[end].is_null();
+        (any_peer || list(&rule[end]).any(|peer| selects(&peer["podSelector"]["matchLabels"], labels)))
+            && (rule["ports"].is_null() || list(&rule["ports"]).any(is_it))
+    })
+}
+
+/// The Services that the variables of a workload name.
+fn called<'a>(objects: &'a [Value], workload: &Value) -> Vec<&'a Value> {
+    let container = &workload["spec"]["template"]["spec"]["containers"][0];
+    let mut texts: Vec<&str> = list(&container["env"]).filter_map(|variable| variable["value"].as_str()).collect();
+    for from in list(&container["envFrom"]) {
+        let is_it = |o: &&Value| o["kind"] == "ConfigMap" && o["metadata"]["name"] == from["configMapRef"]["name"];
+        let settings = objects.iter().find(is_it).and_then(|settings| settings["data"].as_object());
+        texts.extend(settings.into_iter().flatten().filter_map(|(_, value)| value.as_str()));
+    }
+    let words: BTreeSet<&str> =
+        texts.iter().flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')).collect();
+    let services = objects.iter().filter(|object| object["kind"] == "Service");
+    services.filter(|service| words.contains(service["metadata"]["name"].as_str().expect("it has a name"))).collect()
+}
+
+#[test]
+fn network_policies_leave_open_what_each_workload_calls_and_the_name_service() {
+    let Some(variants) = Variants::new() else { return };
+    for (variant, text) in variants.all() {
+        let objects = objects(&text);
+        let mut calls = BTreeSet::new();
+        for workload in workloads(&objects) {
+            let labels = |of: &Value| of["spec"]["template"]["metadata"]["labels"].clone();
+            let policy_of = |of: &Value| {
+                let labels = labels(of);
+                let mut policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+                let policy = policies.find(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], &labels));
+                &policy.unwrap_or_else(|| panic!("{variant}: no policy for {labels}"))["spec"]
+            };
+            let out = policy_of(workload);
+            assert_eq!(out["policyTypes"], serde_json::json!(["Ingress", "Egress"]), "{variant}");
+            for service in called(&objects, workload) {
+                let (from, to) = (&workload["metadata"]["name"], &service["metadata"]["name"]);
+                let what = format!("{variant}: {from} calls {to}");
+                let target = workloads(&objects).find(|w| selects(&service["spec"]["selector"], &labels(w)));
+                let target = target.unwrap_or_else(|| panic!("{what}: it leads nowhere"));
+                let port = (&service["spec"]["ports"][0]["targetPort"], "TCP");
+                assert!(lets_through(&out["egress"], "to", &labels(target), port), "{what}: it does not get out");
+                let into = policy_of(target);
+                assert!(lets_through(&into["ingress"], "from", &labels(workload), port), "{what}: it does not get in");
+                for protocol in ["UDP", "TCP"] {
+                    let dns = (&Value::from(53), protocol);
+                    assert!(
+                        lets_through(&out["egress"], "to", &Value::Null, dns),
+                        "{what}: no name service, {protocol}"
+                    );
+                }
+                let _ = calls.insert(format!("{} {}", from.as_str().unwrap(), to.as_str().unwrap()));
+            }
+        }
+        let expected: &[&str] = if variant.starts_with("site") {
+            &[]
+        } else {
+            &["netring-member netring-registry", "netring-registry redis"]
+        };
+        assert!(calls.iter().eq(expected), "{variant}: {calls:?}");
+    }
+}
+
 /// Whether a workload has a port of this name.
 fn has_port(workload: &Value, name: &Value) -> bool {
     let ports = workload["spec"]["template"]["spec"]["containers"][0]["ports"].as_array();
@@ -215,15 +288,18 @@ fn selectors_ports_and_names_lead_somewhere() {
                 }
                 "NetworkPolicy" => {
                     let [workload] = selected(&spec["podSelector"]["matchLabels"])[..] else { panic!("{what}") };
-                    assert!(has_port(workload, &spec["ingress"][0]["ports"][0]["port"]), "{what}");
-                    for end in [&spec["ingress"][0]["from"], &spec["egress"][0]["to"]] {
-                        for peer in end.as_array().into_iter().flatten() {
-                            assert_eq!(selected(&peer["podSelector"]["matchLabels"]).len(), 1, "{what}");
+                    for (rules, end) in [(&spec["ingress"], "from"), (&spec["egress"], "to")] {
+                        for rule in list(rules) {
+                            let peers: Vec<&Value> = list(&rule[end])
+                                .flat_map(|peer| selected(&peer["podSelector"]["matchLabels"]))
+                                .collect();
+                            assert_eq!(peers.len(), list(&rule[end]).count(), "{what}: {rule}");
+                            let behind = if end == "to" { peers } else { vec![workload] };
+                            for port in list(&rule["ports"]).filter(|port| port["port"].is_string()) {
+                                let all_have_it = behind.iter().all(|w| has_port(w, &port["port"]));
+                                assert!(all_have_it && !behind.is_empty(), "{what}: {rule}");
+                            }
                         }
-                    }
-                    for port in spec["egress"][0]["ports"].as_array().into_iter().flatten() {
-                        let to = &spec["egress"][0]["to"][0]["podSelector"]["matchLabels"];
-                        assert!(has_port(selected(to)[0], &port["port"]), "{what}");
                     }
                 }
                 "PodDisruptionBudget" => {
@@ -296,17 +372,19 @@ fn every_pod_keeps_to_the_restricted_profile_and_has_probes_and_bounds() {
     }
 }
 
+/// The members of the ring, each with the address that its pod is given.
+const MEMBERS: [(&str, &str); 2] = [("us1", "10.89.7.101"), ("eu1", "10.89.7.102")];
+
 /// The member's file with a site's settings in its ConfigMap, and intervals short enough for a test. Two things are podman's:
 /// it does not know the field `status.podIP`, and takes equal names of pods and volumes for the same thing.
-fn member_of(location: &str) -> String {
+fn member_of(location: &str, pod_ip: &str) -> String {
     let text = manifest("member-deployment");
-    let (before, rest) = text.split_once("        env:\n").expect("the address comes by a variable");
-    let (address, after) = rest.split_once("        ports:\n").expect("the ports follow");
-    assert!(address.contains("NETRING_MEMBER_SERVER_ADVERTISE_IP") && address.contains("status.podIP"), "{address}");
+    let field = "          valueFrom:\n            fieldRef:\n              fieldPath: status.podIP\n";
+    assert_eq!(text.matches(field).count(), 1, "the address comes by a variable");
     let quick =
         ["CHECK", "POLL", "HEARTBEAT"].map(|what| format!("  NETRING_MEMBER_INTERVALS_{what}_INTERVAL: \"1\"\n"));
     let settings = format!("  MEMBER_LOCATION: {location}\n{}", quick.concat());
-    format!("{before}        ports:\n{after}")
+    text.replace(field, &format!("          value: {pod_ip}\n"))
         .replace("  MEMBER_LOCATION: us1-k8s\n", &settings)
         .replace("name: netring-member\n", &format!("name: netring-member-{location}\n"))
         .replace("name: member-state\n", &format!("name: member-state-{location}\n"))
@@ -320,9 +398,32 @@ fn second_registry() -> String {
 
 const REGISTRIES: [&str; 2] = ["netring-registry-pod-netring-registry", "netring-registry-b-pod-netring-registry"];
 
-fn play(machine: &Machine, file: &str, text: &str) {
+fn play(machine: &Machine, file: &str, text: &str, words: &[&str]) {
     std::fs::write(machine.shared().join(file), text).expect("a shared file can be written");
-    machine.run(&["podman", "kube", "play", "--network=ring", &format!("/shared/{file}")]);
+    let file = format!("/shared/{file}");
+    machine.run(&[&["podman", "kube", "play", "--network=ring"], words, &[&file]].concat());
+}
+
+/// Asks what the readiness probe of a manifest would ask of a container, which podman never does.
+///
+/// # Errors
+///
+/// Why the container is not ready.
+fn ready(machine: &Machine, manifest: &str, container: &str) -> Result<(), String> {
+    let objects = objects(manifest);
+    let of =
+        &workloads(&objects).next().expect("a manifest has a workload")["spec"]["template"]["spec"]["containers"][0];
+    let probe = &of["readinessProbe"];
+    if probe["exec"].is_object() {
+        let words = list(&probe["exec"]["command"]).map(|word| word.as_str().expect("a command has words"));
+        let output = machine.output(&["podman", "exec", container].into_iter().chain(words).collect::<Vec<_>>());
+        return holds(output.status.success(), output);
+    }
+    let port = list(&of["ports"]).find(|port| port["name"] == probe["httpGet"]["port"]).expect("a probe has its port");
+    let port = u16::try_from(port["containerPort"].as_u64().expect("a port is a number")).expect("a port is small");
+    let path = probe["httpGet"]["path"].as_str().expect("a probe has a path");
+    let answer = machine.get(SocketAddr::new(machine.address(container), port), path)?;
+    holds((200..400).contains(&answer.status), answer.text())
 }
 
 fn member_server(machine: &Machine, location: &str) -> SocketAddr {
@@ -348,10 +449,10 @@ fn the_manifests_make_a_ring_that_sees_what_happens_to_it() {
     let redis = manifest("redis-deployment");
     let image = redis.lines().find_map(|line| line.trim().strip_prefix("image: ")).expect("Redis has an image");
     machine.stand_in("redis", image);
-    machine.run(&["podman", "network", "create", "ring"]);
+    machine.run(&["podman", "network", "create", "--subnet=10.89.7.0/24", "ring"]);
 
     let ping = || machine.run(&["podman", "exec", "redis-pod-redis", "redis-cli", "-h", "127.0.0.1", "ping"]);
-    play(&machine, "redis-deployment.yaml", &redis);
+    play(&machine, "redis-deployment.yaml", &redis, &[]);
     eventually(SOON, "without a Secret Redis asks for no password", || {
         let output = machine.output(&["podman", "exec", "redis-pod-redis", "redis-cli", "-h", "127.0.0.1", "ping"]);
         holds(output.stdout == b"PONG\n", output)
@@ -362,11 +463,12 @@ fn the_manifests_make_a_ring_that_sees_what_happens_to_it() {
          --dry-run=client --output=yaml > /shared/secret.yaml",
     );
     machine.run(&["podman", "kube", "play", "/shared/secret.yaml"]);
-    play(&machine, "redis-deployment.yaml", &redis);
-    play(&machine, "registry-deployment.yaml", &manifest("registry-deployment"));
-    play(&machine, "registry-b-deployment.yaml", &second_registry());
-    for location in ["us1", "eu1"] {
-        play(&machine, &format!("member-{location}.yaml"), &member_of(location));
+    play(&machine, "redis-deployment.yaml", &redis, &[]);
+    play(&machine, "registry-deployment.yaml", &manifest("registry-deployment"), &[]);
+    play(&machine, "registry-b-deployment.yaml", &second_registry(), &[]);
+    for (location, ip) in MEMBERS {
+        let text = member_of(location, ip);
+        play(&machine, &format!("member-{location}.yaml"), &text, &[&format!("--ip={ip}")]);
     }
     assert!(ping().starts_with("NOAUTH"), "with one it does");
 
@@ -379,6 +481,15 @@ fn the_manifests_make_a_ring_that_sees_what_happens_to_it() {
             let seen = last_seen(&machine, registry)?;
             holds(seen.len() == 2 && seen[0].0 == "eu1" && seen[1].0 == "us1", seen)
         });
+    }
+    let registry = manifest("registry-deployment");
+    for (manifest, container) in [
+        (&redis, "redis-pod-redis"),
+        (&registry, REGISTRIES[0]),
+        (&registry, REGISTRIES[1]),
+        (&manifest("member-deployment"), "netring-member-us1-pod-netring-member-us1"),
+    ] {
+        eventually(SOON, &format!("{container} is ready"), || ready(&machine, manifest, container));
     }
     for container in ["netring-member-us1-pod-netring-member-us1", REGISTRIES[0], "redis-pod-redis"] {
         let of = machine.inspect(container);
@@ -407,11 +518,22 @@ fn the_manifests_make_a_ring_that_sees_what_happens_to_it() {
     machine.run(&["podman", "pod", "stop", "netring-member-eu1-pod"]);
     machine.wait_for_connectivity(us1, "eu1", None);
 
-    // Without Redis a registry is not ready, and alive.
+    // Without Redis a registry is unhealthy, and alive, and ready: the last roster is still there to be read.
     machine.run(&["podman", "pod", "stop", "redis-pod"]);
     eventually(SOON, "the registry says that Redis is away", || {
         let answer = machine.get(registries[1], "/health")?;
         holds(answer.status == 503, answer.text())
     });
     machine.run(&["podman", "healthcheck", "run", REGISTRIES[1]]);
+    ready(&machine, &registry, REGISTRIES[1]).expect("it serves the roster that it knows");
+    let roster = machine.get(registries[1], "/members").expect("it answers");
+    assert!(roster.header("netring-stale").is_some() && roster.text().contains("\"us1\""), "{}", roster.text());
+    // One that has just started knows none, and is not.
+    machine.run(&["podman", "pod", "start", "netring-registry-pod"]);
+    eventually(SOON, "a registry without a roster is alive and not ready", || {
+        let alive = machine.output(&["podman", "healthcheck", "run", REGISTRIES[0]]);
+        let not_ready = ready(&machine, &registry, REGISTRIES[0]);
+        let why = format!("{not_ready:?}, {alive:?}");
+        holds(alive.status.success() && not_ready.is_err(), why)
+    });
 }
