@@ -103,6 +103,10 @@ fn compose_brings_up_a_ring_with_all_that_watches_it() {
     compose(&["start", "neighbour"]);
     machine.wait_for_connectivity(member, "neighbour", Some(1.0));
 
+    // Other sites are let in, and so the neighbour leaves.
+    compose(&["up", "-d", "--scale", "neighbour=0"]);
+    machine.wait_for_connectivity(member, "neighbour", None);
+
     compose(&["down", "--volumes", "--timeout", "1"]);
     assert_eq!(machine.run(&["podman", "ps", "--all", "--quiet"]), "");
     assert_eq!(machine.run(&["podman", "volume", "ls", "--quiet"]), "");

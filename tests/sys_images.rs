@@ -166,6 +166,29 @@ fn the_health_check_of_the_image_is_kept_in_the_format_that_has_one() {
     machine.run(&["podman", "kill", "--signal=STOP", "registry"]);
     let checked = machine.output(&["podman", "healthcheck", "run", "registry"]);
     assert_eq!(checked.status.code(), Some(1), "a registry that stands still is not healthy: {checked:?}");
+
+    // One whose Redis is away is: whoever replaces unhealthy containers would bring no Redis back.
+    let words = ["--env=NETRING_REGISTRY_REDIS_HOST=127.0.0.1", image];
+    machine.run(&[&["podman", "run", "--detach", "--name", "alone"], &CONFINED[..], &words].concat());
+    let alone = server(&machine, "alone");
+    eventually(SOON, "the registry misses its Redis", || {
+        let answer = machine.get(alone, "/health")?;
+        holds(answer.status == 503, answer.text())
+    });
+    machine.run(&["podman", "healthcheck", "run", "alone"]);
+}
+
+#[test]
+fn the_versions_that_are_typed_again_are_those_of_the_package() {
+    let file = repository_file("packaging/oci/Containerfile");
+    assert!(file.contains(&format!("\nARG VERSION={VERSION}\n")), "{file}");
+    for role in ["registry", "member"] {
+        assert!(file.contains(&format!("--target {role} -t netring-{role}:{VERSION} .\n")), "{file}");
+    }
+    assert!(file.contains(&format!("\nARG RUST=rust:{}-", env!("CARGO_PKG_RUST_VERSION"))), "{file}");
+    let page = repository_file("packaging/kubernetes/README.md");
+    let named: Vec<&str> = page.split("netring-member:").skip(1).map(|rest| &rest[..VERSION.len()]).collect();
+    assert_eq!(named, [VERSION; 2]);
 }
 
 /// The blocks of commands of a page, in their order.
