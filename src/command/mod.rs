@@ -168,9 +168,9 @@ pub fn table() -> Command {
                 .arg(time_limit("3s"))
                 .after_help(
                     "Prints one line. Exit code 0: it serves, be it unwell; 1: it says that it is not healthy, or does not \
-                     answer. Take it as it is for what waits for the daemon or sends it work, such as readiness, and with \
-                     --alive for what restarts it, such as liveness.\n\nExamples:\n  netring healthcheck --registry\n  \
-                     netring healthcheck --registry --alive",
+                     answer. Take it as it is for what waits for the daemon, and with --alive for what restarts it, such as \
+                     liveness: a registry whose store is away still serves the last roster.\n\nExamples:\n  \
+                     netring healthcheck --registry\n  netring healthcheck --registry --alive",
                 ),
         )
         .subcommand(
