@@ -420,7 +420,7 @@ impl Booted {
     pub fn wait_for_entry(&self, unit: &str, fields: &[(&str, &str)]) -> Value {
         eventually(SOON, &format!("the journal of {unit} has an entry with {fields:?}"), || {
             let journal = self.journal(unit);
-            let wanted = |entry: &&Value| fields.iter().all(|(field, value)| entry[*field].as_str() == Some(value));
+            let wanted = |entry: &&Value| fields.iter().all(|(field, value)| tells(entry, field, value));
             let messages = || journal.iter().map(|entry| entry["MESSAGE"].to_string()).collect::<Vec<_>>().join("\n");
             journal.iter().rfind(wanted).cloned().ok_or_else(messages)
         })
@@ -486,6 +486,14 @@ impl Drop for Booted {
         drop(power.holder.stdin.take());
         let _ = power.holder.wait();
     }
+}
+
+/// Whether a field of an entry of the journal has this value; of a message its own words are enough, without the facts that
+/// follow them.
+#[must_use]
+pub fn tells(entry: &Value, field: &str, value: &str) -> bool {
+    let words = entry[field].as_str().and_then(|text| text.strip_prefix(value));
+    words.is_some_and(|facts| facts.is_empty() || field == "MESSAGE" && facts.starts_with(' '))
 }
 
 /// The process in a cgroup, or below it, that is PID 1 of its namespace.

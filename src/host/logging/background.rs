@@ -21,6 +21,8 @@ use tracing_subscriber::{Layer, Registry};
 use crate::clock;
 use crate::host::vitals::Pulse;
 
+use super::lines::in_words;
+
 /// How many events may wait: some seconds of a daemon that has a lot to say, and some hundred kB.
 const QUEUE_MAX: usize = 1000;
 
@@ -152,6 +154,10 @@ impl Recorded {
     fn of(event: &Event<'_>) -> Self {
         let mut recorded = Self { metadata: event.metadata(), values: Vec::new() };
         event.record(&mut recorded);
+        // Who reads the journal sees the message and no fields.
+        if let Some((_, message)) = recorded.values.iter_mut().find(|(field, _)| field.name() == "message") {
+            *message = Box::new(display(in_words(event)));
+        }
         recorded
     }
 
@@ -273,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_said_again_has_place_level_and_typed_fields_and_is_written_before_the_end() {
+    fn an_event_that_is_said_again_tells_all_has_typed_fields_and_is_written_before_the_end() {
         let say = || info!(target: "x", text = "a b", shown = %1.5, count = 2_u64, less = -1_i64, part = 0.5, yes = true, "m");
         let sink = Sink::default();
         let background = sink.background(&Vitals::new());
@@ -285,7 +291,10 @@ mod tests {
         let direct = Sink::default();
         with_default(tracing_subscriber::registry().with(Lines::new(Form::Json, direct.write())), say);
         let without_time = |lines: &[String]| lines.iter().map(|line| line[40..].to_owned()).collect::<Vec<_>>();
-        assert_eq!(without_time(&again), without_time(&lock(&direct.lines)));
-        assert_eq!(again.len(), 1, "{again:?}");
+        let (again, direct) = (without_time(&again), without_time(&lock(&direct.lines)));
+        let [line] = again.as_slice() else { panic!("{again:?}") };
+        let words = r#""message":"m text=\"a b\" shown=1.5 count=2 less=-1 part=0.5 yes=true""#;
+        assert_eq!(line.replace(words, r#""message":"m""#), direct[0]);
+        assert!(line.contains(words), "{line}");
     }
 }

@@ -6,6 +6,9 @@
 
 use crate::config::Role;
 
+/// The field that names an event's kind.
+pub(super) const KIND: &str = "event";
+
 /// One kind of event.
 #[derive(Debug)]
 pub struct Kind {

@@ -15,10 +15,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::events::KINDS;
-
-/// The field that names an event's kind.
-const KIND: &str = "event";
+use super::events::{KIND, KINDS};
 
 /// Writes each event to the journal.
 pub(super) struct Journal {

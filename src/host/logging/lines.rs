@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::Context;
 
+use super::events::KIND;
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -51,6 +53,13 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
     }
 }
 
+/// What an event says, for whoever looks at its message alone, as journalctl does.
+pub(super) fn in_words(event: &Event<'_>) -> String {
+    let mut facts = Facts::default();
+    event.record(&mut facts);
+    facts.words()
+}
+
 /// What one event says.
 #[derive(Default)]
 struct Facts {
@@ -65,14 +74,20 @@ impl Facts {
         let _ = write!(line, "{on}{level:>5}{off} {part}: ");
         push_on_one_line(&mut line, &self.message);
         for (name, value) in &self.fields {
-            let _ = match value {
-                Value::String(text) if is_plain(text) => write!(line, " {name}={text}"),
-                Value::String(text) => write!(line, " {name}={text:?}"),
-                other => write!(line, " {name}={other}"),
-            };
+            push_field(&mut line, name, value);
         }
         line.push('\n');
         line
+    }
+
+    /// The message with the facts behind it that it does not tell itself; an event's kind, which is for programs, is left out.
+    fn words(&self) -> String {
+        let mut words = self.message.clone();
+        let told = |value: &Value| value.as_str().is_some_and(|text| self.message.contains(text));
+        for (name, value) in self.fields.iter().filter(|(name, value)| *name != KIND && !told(value)) {
+            push_field(&mut words, name, value);
+        }
+        words
     }
 
     fn json(&self, time: &str, level: Level, part: &str) -> String {
@@ -120,6 +135,15 @@ impl Visit for Facts {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, value.into());
     }
+}
+
+/// Puts ` name=value` behind a line.
+fn push_field(line: &mut String, name: &str, value: &Value) {
+    let _ = match value {
+        Value::String(text) if is_plain(text) => write!(line, " {name}={text}"),
+        Value::String(text) => write!(line, " {name}={text:?}"),
+        other => write!(line, " {name}={other}"),
+    };
 }
 
 /// Whether a text can stand after `name=` as it is: nothing in it ends the value, the line, or the colour.
