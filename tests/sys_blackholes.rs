@@ -135,7 +135,8 @@ fn watch(us1: &Host, registry: &Daemon) -> (Instant, Instant) {
     let last = member.metrics();
     println!("timeouts in each turn: {growth:.0?}; slowest scrape {slowest:?}");
     for grown in &growth {
-        assert!((grown / targets - 1.0).abs() < 0.1, "each black hole costs one timeout per turn: {growth:.0?}");
+        // What the board has is up to a batch of reports old, which is a tenth of a turn.
+        assert!((grown / targets - 1.0).abs() < 0.2, "each black hole costs one timeout per turn: {growth:.0?}");
     }
     let all = before.1 / (f64::from(TURNS) * targets);
     assert!((all - 1.0).abs() < 0.02, "{all:.3} timeouts per black hole and turn");

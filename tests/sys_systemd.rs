@@ -145,7 +145,7 @@ fn the_journal_has_every_fact_in_a_field_of_its_own(host: &mut Booted) {
         (PEER_UP, "A peer is up again"),
         (REGISTRY_LOST, "The registry cannot be reached"),
         (REGISTRY_BACK, "The registry is back"),
-        (CONFIGURATION_REFUSED, "A new configuration was refused"),
+        (CONFIGURATION_REFUSED, "A configuration was refused"),
     ] {
         let said = host.run(&[&journal[..], &[&format!("MESSAGE_ID={id}")]].concat());
         assert!(said.contains(words), "{id}: {said}");
