@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netring::config::StatusRanges;
-use netring::probe::{self, Check, Lack, Limits, Outcome, Reason, Target};
+use netring::probe::{self, Check, Limits, LocalCause, Outcome, Reason, Target};
 use tokio::runtime::Runtime;
 
 /// Set in the run inside the namespace.
@@ -117,7 +117,12 @@ fn now() -> Instant {
 }
 
 fn limits(timeout: Duration) -> Limits {
-    Limits { tcp_timeout: timeout, http_timeout: timeout, http_ok_status: StatusRanges(vec![(100, 499)]) }
+    Limits {
+        tcp_timeout: timeout,
+        http_timeout: timeout,
+        http_ok_status: StatusRanges(vec![(100, 499)]),
+        http_body_limit: probe::HTTP_BODY_LIMIT,
+    }
 }
 
 /// One probe. The time limit leaves room for one SYN to be sent again after a second: Linux acts on an ICMP error only
@@ -165,12 +170,16 @@ fn what_a_firewall_or_a_route_says_has_its_kind() {
         for route in ["unreachable", "prohibit", "blackhole"] {
             own(&format!("ip route add {route} 10.70.0.0/24 && ip -6 route add {route} fd70::/64"));
             let found = (reason("10.70.0.1"), reason("fd70::1"));
-            assert_eq!(found, (Reason::Local(Lack::Way), Reason::Local(Lack::Way)), "our own {route} route");
+            assert_eq!(
+                found,
+                (Reason::Local(LocalCause::NoRoute), Reason::Local(LocalCause::NoRoute)),
+                "our own {route} route"
+            );
             own(&format!("ip route del {route} 10.70.0.0/24 && ip -6 route del {route} fd70::/64"));
         }
         assert_eq!(
             (reason("192.0.2.1"), reason("2001:db8::1")),
-            (Reason::Local(Lack::Way), Reason::Local(Lack::Way)),
+            (Reason::Local(LocalCause::NoRoute), Reason::Local(LocalCause::NoRoute)),
             "no route of our own"
         );
     });
@@ -196,14 +205,17 @@ fn a_host_without_a_port_or_a_descriptor_left_blames_itself() {
         let failure = probe(OWN_V4).result.unwrap_err();
         assert_eq!(
             (failure.reason, failure.detail.as_str()),
-            (Reason::Local(Lack::Way), "cannot assign requested address")
+            (Reason::Local(LocalCause::NoRoute), "cannot assign requested address")
         );
         drop(only_port);
         let runtime = runtime();
         let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
         let failure = probe_on(&runtime, OWN_V4).result.unwrap_err();
         drop(files);
-        assert_eq!((failure.reason, failure.detail.as_str()), (Reason::Local(Lack::Resources), "too many open files"));
+        assert_eq!(
+            (failure.reason, failure.detail.as_str()),
+            (Reason::Local(LocalCause::Resources), "too many open files")
+        );
     });
 }
 

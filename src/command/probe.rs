@@ -63,6 +63,7 @@ fn probe(aim: &Aim, timeout: Option<Duration>) -> io::Result<(Option<SocketAddr>
         tcp_timeout: timeout.unwrap_or(Duration::from_secs(5)),
         http_timeout: timeout.unwrap_or(Duration::from_secs(10)),
         http_ok_status: StatusRanges(vec![(100, 499)]),
+        http_body_limit: probe::HTTP_BODY_LIMIT,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let found = runtime.block_on(probe::run_by_name(&aim.host, aim.port, &aim.check, &limits));

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::probe::{Failure, Lack, Reason, Timings};
+use crate::probe::{Failure, LocalCause, Reason, Timings};
 
 /// Over which time standstills add up.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -61,15 +61,17 @@ impl Health {
 
     /// A probe of one of `targets` ended.
     pub fn probed(&mut self, result: &Result<Timings, Failure>, ended: Instant, targets: usize) {
-        let Err(Failure { reason: Reason::Local(lack), detail }) = result else {
+        let Err(Failure { reason: Reason::Local(cause), detail }) = result else {
             self.no_way = 0;
             return;
         };
-        let unwell = match lack {
-            Lack::Resources | Lack::Sense => true,
+        let unwell = match cause {
+            LocalCause::Resources | LocalCause::Internal => true,
             // The standstill has been told already, with more to say about it.
-            Lack::Time => self.trouble.as_ref().is_none_or(|(at, _)| ended.saturating_duration_since(*at) > WINDOW),
-            Lack::Way => {
+            LocalCause::Stalled => {
+                self.trouble.as_ref().is_none_or(|(at, _)| ended.saturating_duration_since(*at) > WINDOW)
+            }
+            LocalCause::NoRoute => {
                 self.no_way += 1;
                 self.no_way >= targets
             }
@@ -104,8 +106,8 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    fn local(lack: Lack) -> Result<Timings, Failure> {
-        Err(Failure { reason: Reason::Local(lack), detail: "too many open files".into() })
+    fn local(cause: LocalCause) -> Result<Timings, Failure> {
+        Err(Failure { reason: Reason::Local(cause), detail: "too many open files".into() })
     }
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
         let now = clock::monotonic();
         let mut health = Health::default();
         health.probed(&Ok(Timings::default()), now, 100);
-        health.probed(&local(Lack::Resources), now, 100);
+        health.probed(&local(LocalCause::Resources), now, 100);
         health.probed(&Ok(Timings::default()), now, 100);
         assert_eq!(health.unwell(now, INTERVAL), Some("it cannot probe: too many open files"));
     }
@@ -164,14 +166,14 @@ mod tests {
         for _ in 0..100 {
             health.probed(&Ok(Timings::default()), now, 9);
             for _ in 0..3 {
-                health.probed(&local(Lack::Way), now, 9);
+                health.probed(&local(LocalCause::NoRoute), now, 9);
             }
         }
         for _ in 0..5 {
-            health.probed(&local(Lack::Way), now, 9);
+            health.probed(&local(LocalCause::NoRoute), now, 9);
         }
         assert_eq!(health.unwell(now, INTERVAL), None);
-        health.probed(&local(Lack::Way), now, 9);
+        health.probed(&local(LocalCause::NoRoute), now, 9);
         assert!(health.unwell(now, INTERVAL).is_some());
     }
 
@@ -189,11 +191,11 @@ mod tests {
         let now = clock::monotonic();
         let mut health = Health::default();
         health.stood_still(ms(9_900), now);
-        health.probed(&local(Lack::Time), now, 1);
+        health.probed(&local(LocalCause::Stalled), now, 1);
         assert_eq!(health.unwell(now, INTERVAL), Some("the process stood still for 9.9s"));
         let mut health = Health::default();
         health.stood_still(ms(400), now);
-        health.probed(&local(Lack::Time), now, 1);
+        health.probed(&local(LocalCause::Stalled), now, 1);
         assert!(health.unwell(now, INTERVAL).is_some(), "short limits are spoilt by short stops");
     }
 }

@@ -373,6 +373,7 @@ fn prober_settings(settings: &MemberSettings) -> prober::Settings {
             tcp_timeout: checks.tcp_timeout,
             http_timeout: checks.http_timeout,
             http_ok_status: checks.http_ok_status.clone(),
+            http_body_limit: probe::HTTP_BODY_LIMIT,
         },
         max_in_flight: checks.max_in_flight.map_or_else(|| descriptors::raise_limit() / 2, Into::into),
     }

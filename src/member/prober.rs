@@ -23,7 +23,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use crate::clock;
 use crate::host::links::Links;
 use crate::probe::schedule::{ByTarget, Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
-use crate::probe::{self, Failure, Lack, Limits, Outcome, Reason, Target};
+use crate::probe::{self, Failure, Limits, LocalCause, Outcome, Reason, Target};
 use crate::wire::InstanceId;
 
 /// The longest the thread sleeps, so that it shows at least twice a second that it is alive.
@@ -419,18 +419,18 @@ impl Loop {
             // The peer's host answers a SYN whatever this process does.
             Reason::Refused => (false, false),
             // An answer came in, if only to say that the peer was kept waiting.
-            Reason::Status | Reason::Body => (true, false),
+            Reason::Status | Reason::Body | Reason::Identity => (true, false),
             Reason::Resolve | Reason::Timeout | Reason::Unreachable | Reason::Reset | Reason::Tls => (true, true),
         };
         let was_cut_off = |links: &mut Links| outcome.source.filter(|own| links.was_cut_off(*own, started, ended));
-        let (lack, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
-            (Lack::Time, format!("this process stood still for {lost:.1?} meanwhile"))
+        let (cause, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
+            (LocalCause::Stalled, format!("this process stood still for {lost:.1?} meanwhile"))
         } else if let Some(own) = was_cut_off(&mut self.links).filter(|_| by_cut) {
-            (Lack::Way, format!("the interface with {own} had no network"))
+            (LocalCause::NoRoute, format!("the interface with {own} had no network"))
         } else {
             return;
         };
-        failure.reason = Reason::Local(lack);
+        failure.reason = Reason::Local(cause);
         failure.detail = format!("{why}; {}", failure.detail);
     }
 
@@ -439,11 +439,10 @@ impl Loop {
     fn broken(&self, error: &JoinError) -> Option<Probed> {
         let turn = self.in_flight.values().find(|probe| probe.task.id() == error.id())?.turn;
         let failure = Failure {
-            reason: Reason::Local(Lack::Sense),
+            reason: Reason::Local(LocalCause::Internal),
             detail: "the probe broke down; this is a fault in netring".into(),
         };
-        let outcome = Outcome { result: Err(failure), syn_retransmits: 0, source: None };
-        Some(Probed { turn, lag: Duration::ZERO, outcome, ended: clock::monotonic() })
+        Some(Probed { turn, lag: Duration::ZERO, outcome: Outcome::failed(failure), ended: clock::monotonic() })
     }
 
     fn follow_orders(&mut self) {

@@ -33,8 +33,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tcp::{self, Connected, Finder, NotConnected};
-use super::{Budget, Failure, Lack, Outcome, Reason, Timings};
+use super::tcp::{self, Connected, NotConnected, ReportedBy};
+use super::{Budget, Failure, LocalCause, Outcome, Reason, Timings};
 use crate::clock;
 use crate::config::StatusRanges;
 
@@ -59,7 +59,7 @@ pub(super) async fn probe(
     ok_status: &StatusRanges,
     budget: &Budget,
 ) -> Outcome {
-    let mut outcome = Outcome { result: Ok(Timings::default()), syn_retransmits: 0, source: None };
+    let mut outcome = Outcome { result: Ok(Timings::default()), syn_retransmits: 0, source: None, answered_by: None };
     outcome.result = follow(address, site, endpoint, ok_status, budget, &mut outcome).await;
     outcome
 }
@@ -73,7 +73,7 @@ async fn follow(
     so_far: &mut Outcome,
 ) -> Result<Timings, Failure> {
     let mut path: PathAndQuery = endpoint.parse().map_err(|_| Failure {
-        reason: Reason::Local(Lack::Sense),
+        reason: Reason::Local(LocalCause::Internal),
         detail: format!("{endpoint:?} is no path that can be asked for"),
     })?;
     let mut redirects = 0;
@@ -170,7 +170,7 @@ impl Hop<'_> {
             .header(CONNECTION, HeaderValue::from_static("close"))
             .body(Empty::new())
             .map_err(|_| Failure {
-                reason: Reason::Local(Lack::Sense),
+                reason: Reason::Local(LocalCause::Internal),
                 detail: format!("{:?} is no host that can be asked", self.site.host),
             })
     }
@@ -239,7 +239,7 @@ impl Hop<'_> {
         let system =
             causes().find_map(|cause| cause.downcast_ref::<io::Error>().filter(|e| e.raw_os_error().is_some()));
         if let Some(system) = system {
-            let Failure { reason, detail } = tcp::failure(Finder::Network, system);
+            let Failure { reason, detail } = tcp::failure(ReportedBy::Network, system);
             return Failure { reason, detail: format!("{detail} {}", self.marks.place()) };
         }
         let any = |is: fn(&hyper::Error) -> bool| causes().any(|c| c.downcast_ref::<hyper::Error>().is_some_and(is));

@@ -21,7 +21,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::StatusRanges;
+use crate::wire::{InstanceId, Location};
 use http::Site;
+
+/// How much of the body of an HTTP answer is read unless set otherwise, in bytes.
+pub const HTTP_BODY_LIMIT: usize = 16 << 10;
 
 /// The kind of a probe, as the metric label `check_type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +89,25 @@ pub struct Outcome {
     /// The address of this host that the probe went out from, where it came that far and is known: whoever judges a failure
     /// can look whether that address still has a network behind it.
     pub source: Option<IpAddr>,
+    /// Who answered, where the answer to a request for `/health` says it.
+    pub answered_by: Option<Answerer>,
+}
+
+impl Outcome {
+    /// The outcome of a probe that failed before anything was sent.
+    #[must_use]
+    pub const fn failed(failure: Failure) -> Self {
+        Self { result: Err(failure), syn_retransmits: 0, source: None, answered_by: None }
+    }
+}
+
+/// Who answered a request for `/health`, as the answer says it. A program that gives neither is no [`Answerer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answerer {
+    /// Its location, where it gives a valid one.
+    pub location: Option<Location>,
+    /// Its identity, where it gives a valid one.
+    pub instance_id: Option<InstanceId>,
 }
 
 /// How long a successful probe took.
@@ -138,7 +161,7 @@ pub enum Reason {
     Refused,
     /// No answer within the time limit.
     Timeout,
-    /// A router, firewall or host said that there is no way (ICMP).
+    /// The kernel has no route: a router or firewall sent an ICMP error, or nobody answers for the next hop.
     Unreachable,
     /// The connection was made and then broken off before the answer was complete.
     Reset,
@@ -146,29 +169,31 @@ pub enum Reason {
     Tls,
     /// The answer's status does not count as connected.
     Status,
-    /// The answer was no HTTP.
+    /// The answer was not HTTP.
     Body,
-    /// This host could not probe, or not properly: says nothing about the peer.
-    Local(Lack),
+    /// Somebody else answered at this address. Set by whoever knows who was expected there: a probe does not.
+    Identity,
+    /// This host could not make the probe, or disturbed it. The result says nothing about the peer.
+    Local(LocalCause),
 }
 
-/// What this host lacked to make a probe.
+/// How this host caused a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lack {
-    /// Descriptors, memory, buffers: something that this host has run out of.
+pub enum LocalCause {
+    /// The host ran out of file descriptors, memory or buffers.
     Resources,
-    /// A way to the peer: a route, a link, an address or a port of its own, the leave of its own firewall.
-    Way,
-    /// Time: the process stood still while the probe ran.
-    Time,
-    /// Sense: what it was told to do cannot be done, or the program is at fault.
-    Sense,
+    /// The host has no route to the peer, no link, no local address or port, or its own firewall rejected the packet.
+    NoRoute,
+    /// The process was stalled while the probe ran.
+    Stalled,
+    /// The target cannot be probed at all, or netring has a bug.
+    Internal,
 }
 
 impl Reason {
     /// The values of the label `reason`, in the order of the kinds.
-    pub const LABELS: [&str; 9] =
-        ["resolve", "refused", "timeout", "unreachable", "reset", "tls", "status", "body", "local"];
+    pub const LABELS: [&str; 10] =
+        ["resolve", "refused", "timeout", "unreachable", "reset", "tls", "status", "body", "identity", "local"];
 
     /// The place of its label in [`Reason::LABELS`].
     #[must_use]
@@ -182,7 +207,8 @@ impl Reason {
             Self::Tls => 5,
             Self::Status => 6,
             Self::Body => 7,
-            Self::Local(_) => 8,
+            Self::Identity => 8,
+            Self::Local(_) => 9,
         }
     }
 
@@ -214,6 +240,8 @@ pub struct Limits {
     pub http_timeout: Duration,
     /// The answers that count as connected.
     pub http_ok_status: StatusRanges,
+    /// How much of the body of an HTTP answer is read, in bytes. A longer body counts as answered when this much has come.
+    pub http_body_limit: usize,
 }
 
 impl Limits {
@@ -252,7 +280,7 @@ pub async fn run_by_name(host: &str, port: u16, check: &Check, limits: &Limits) 
         Ok(ip) => (SocketAddr::new(ip, port), None),
         Err(_) => match resolve(host, port, &budget).await {
             Ok(address) => (address, Some(budget.spent())),
-            Err(failure) => return (None, Outcome { result: Err(failure), syn_retransmits: 0, source: None }),
+            Err(failure) => return (None, Outcome::failed(failure)),
         },
     };
     let mut outcome = match check {

@@ -102,7 +102,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::{Failure, Lack, Timings};
+    use crate::probe::{Failure, LocalCause, Timings};
 
     #[test]
     fn a_value_on_a_bound_belongs_to_its_bucket_and_one_beyond_all_to_the_last() {
@@ -117,7 +117,9 @@ mod tests {
     #[test]
     fn failures_are_counted_by_reason_and_never_enter_the_durations() {
         let mut tally = Tally::default();
-        let add = |tally: &mut Tally, result| tally.add(&Outcome { result, syn_retransmits: 2, source: None });
+        let add = |tally: &mut Tally, result| {
+            tally.add(&Outcome { result, syn_retransmits: 2, source: None, answered_by: None })
+        };
         let failed = |reason| Err(Failure { reason, detail: String::new() });
         for reason in [
             Reason::Resolve,
@@ -128,14 +130,15 @@ mod tests {
             Reason::Tls,
             Reason::Status,
             Reason::Body,
-            Reason::Local(Lack::Way),
-            Reason::Local(Lack::Time),
+            Reason::Identity,
+            Reason::Local(LocalCause::NoRoute),
+            Reason::Local(LocalCause::Stalled),
         ] {
             add(&mut tally, failed(reason));
         }
         add(&mut tally, Ok(Timings::default()));
-        assert_eq!(tally.probes, 11);
-        assert_eq!(tally.syn_retransmits, 22);
+        assert_eq!(tally.probes, 12);
+        assert_eq!(tally.syn_retransmits, 24);
         assert_eq!(tally.durations.counts().iter().sum::<u64>(), 1);
         let counted: Vec<_> = tally.failures().collect();
         let wanted: Vec<_> =
@@ -147,7 +150,7 @@ mod tests {
     fn a_disturbed_success_is_counted_and_its_time_is_not() {
         let mut tally = Tally::default();
         let timings = Timings { disturbed: true, ..Timings::default() };
-        tally.add(&Outcome { result: Ok(timings), syn_retransmits: 0, source: None });
+        tally.add(&Outcome { result: Ok(timings), syn_retransmits: 0, source: None, answered_by: None });
         assert_eq!((tally.probes, tally.failures().count()), (1, 0));
         assert_eq!(tally.durations.counts().iter().sum::<u64>(), 0);
     }

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::{Budget, Failure, Lack, Outcome, Reason, Timings};
+use super::{Budget, Failure, LocalCause, Outcome, Reason, Timings};
 use crate::clock;
 
 /// A connection just made, and what was measured on the way.
@@ -41,13 +41,13 @@ pub(super) struct NotConnected {
 
 impl From<NotConnected> for Outcome {
     fn from(NotConnected { failure, syn_retransmits, source }: NotConnected) -> Self {
-        Self { result: Err(failure), syn_retransmits, source }
+        Self { result: Err(failure), syn_retransmits, source, answered_by: None }
     }
 }
 
 /// Who found that something cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finder {
+pub(super) enum ReportedBy {
     /// This host's kernel, before anything was sent: a system call returned the error at once.
     ThisHost,
     /// The network or the peer, or the kernel while waiting for them.
@@ -61,6 +61,7 @@ pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
             result: Ok(Timings { total: budget.spent(), connect, rtt, ..Timings::default() }),
             syn_retransmits,
             source: None,
+            answered_by: None,
         },
         Err(not_connected) => not_connected.into(),
     }
@@ -70,7 +71,7 @@ pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
 pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Connected, NotConnected> {
     let started = clock::monotonic();
     let stream = begin(address).map_err(|error| NotConnected {
-        failure: failure(Finder::ThisHost, &error),
+        failure: failure(ReportedBy::ThisHost, &error),
         syn_retransmits: 0,
         source: None,
     })?;
@@ -90,10 +91,10 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
         Ok(Ok(info)) => {
             let connect = clock::monotonic() - started;
             let TcpInfo { rtt, syn_retransmits, .. } = info;
-            Ok(Connected { stream, connect, rtt: sound_rtt(rtt, syn_retransmits, connect), syn_retransmits })
+            Ok(Connected { stream, connect, rtt: valid_rtt(rtt, syn_retransmits, connect), syn_retransmits })
         }
         Ok(Err(error)) => Err(NotConnected {
-            failure: failure(Finder::Network, &error),
+            failure: failure(ReportedBy::Network, &error),
             syn_retransmits: TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits),
             source: source(&stream),
         }),
@@ -101,7 +102,7 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
             let syn_retransmits = TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits);
             // A router's word that came while the kernel was busy with the socket is kept back until asked for.
             let failure = match stream.take_error() {
-                Ok(Some(error)) => failure(Finder::Network, &error),
+                Ok(Some(error)) => failure(ReportedBy::Network, &error),
                 _ => no_answer(budget.limit, syn_retransmits),
             };
             Err(NotConnected { failure, syn_retransmits, source: source(&stream) })
@@ -191,30 +192,32 @@ impl TcpInfo {
 
 /// The kernel's round-trip time, if it can be believed. With a SYN sent again it has the grain of a millisecond; so it
 /// has now and then without, and then shows by being longer than all the time we waited.
-fn sound_rtt(rtt: Duration, syn_retransmits: u32, connect: Duration) -> Option<Duration> {
+fn valid_rtt(rtt: Duration, syn_retransmits: u32, connect: Duration) -> Option<Duration> {
     (syn_retransmits == 0 && !rtt.is_zero() && rtt <= connect).then_some(rtt)
 }
 
 /// The kind of a failure from the system's error number, and its text.
-pub(super) fn failure(finder: Finder, error: &io::Error) -> Failure {
-    let reason = error.raw_os_error().map_or(Reason::Local(Lack::Sense), |errno| reason(finder, errno));
+pub(super) fn failure(reported_by: ReportedBy, error: &io::Error) -> Failure {
+    let reason = error.raw_os_error().map_or(Reason::Local(LocalCause::Internal), |errno| reason(reported_by, errno));
     Failure { reason, detail: text(error) }
 }
 
-fn reason(finder: Finder, errno: i32) -> Reason {
+fn reason(reported_by: ReportedBy, errno: i32) -> Reason {
     match errno {
         libc::ECONNREFUSED => Reason::Refused,
         libc::ETIMEDOUT => Reason::Timeout,
         libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE => Reason::Reset,
-        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => Reason::Local(Lack::Resources),
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => {
+            Reason::Local(LocalCause::Resources)
+        }
         // No address of ours that leads there, or no port of it is left.
-        libc::EADDRNOTAVAIL | libc::EPERM | libc::ENETDOWN => Reason::Local(Lack::Way),
+        libc::EADDRNOTAVAIL | libc::EPERM | libc::ENETDOWN => Reason::Local(LocalCause::NoRoute),
         // The rest: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL and their like are this host's own lack of a route, or its
         // rules, when it says so at once: a host whose link is down blames nobody. When they come over the wire they are
         // one of the many ways in which ICMP says no.
-        _ => match finder {
-            Finder::ThisHost => Reason::Local(Lack::Way),
-            Finder::Network => Reason::Unreachable,
+        _ => match reported_by {
+            ReportedBy::ThisHost => Reason::Local(LocalCause::NoRoute),
+            ReportedBy::Network => Reason::Unreachable,
         },
     }
 }

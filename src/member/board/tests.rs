@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::probe::{Lack, Outcome, Reason};
+use crate::probe::{LocalCause, Outcome, Reason};
 use crate::wire::{Member, Registration};
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ impl Desk {
             Ok(()) => Ok(Timings::default()),
             Err(reason) => Err(Failure { reason, detail: "detail".into() }),
         };
-        let outcome = Outcome { result, syn_retransmits: 0, source: None };
+        let outcome = Outcome { result, syn_retransmits: 0, source: None, answered_by: None };
         let ended = self.at(offset);
         let report = Report::Probed { id, outcome, lag: Duration::from_millis(1), ended, follow_up: false };
         self.board.apply(report)
@@ -98,11 +98,11 @@ fn only_a_change_is_news_and_it_says_how_long_it_was_otherwise() {
         (
             "the host's own failures say nothing",
             &[
-                (1, Err(Reason::Local(Lack::Way)), None),
+                (1, Err(Reason::Local(LocalCause::NoRoute)), None),
                 (2, Ok(()), None),
-                (3, Err(Reason::Local(Lack::Way)), None),
+                (3, Err(Reason::Local(LocalCause::NoRoute)), None),
                 (4, Err(Reason::Timeout), Some((false, Some(2)))),
-                (5, Err(Reason::Local(Lack::Way)), None),
+                (5, Err(Reason::Local(LocalCause::NoRoute)), None),
                 (6, Err(Reason::Timeout), None),
                 (8, Ok(()), Some((true, Some(4)))),
             ],
@@ -137,15 +137,15 @@ fn the_checks_of_a_peer_stand_each_for_itself() {
 fn a_failure_of_this_host_moves_no_state_but_is_counted() {
     let mut desk = Desk::new();
     let id = desk.roster(0, 500, &["a@eu1@10.0.0.1"])[0].id;
-    desk.report(id, 1, Err(Reason::Local(Lack::Way)));
+    desk.report(id, 1, Err(Reason::Local(LocalCause::NoRoute)));
     assert_eq!(desk.shown(1), "??", "no state from it");
     desk.report(id, 2, Ok(()));
-    desk.report(id, 3, Err(Reason::Local(Lack::Way)));
+    desk.report(id, 3, Err(Reason::Local(LocalCause::NoRoute)));
     assert_eq!(desk.shown(3), "+?");
     let (.., tally) = desk.board.tallies().find(|(_, kind, _)| *kind == CheckType::Tcp).unwrap();
     assert_eq!((tally.probes, tally.failures().collect::<Vec<_>>()), (3, vec![("local", 2)]));
     // It does not keep an old outcome alive either.
-    desk.report(id, 2 + HORIZON.as_secs(), Err(Reason::Local(Lack::Way)));
+    desk.report(id, 2 + HORIZON.as_secs(), Err(Reason::Local(LocalCause::NoRoute)));
     assert_eq!(desk.shown(2 + HORIZON.as_secs()), "+?");
     assert_eq!(desk.shown(3 + HORIZON.as_secs()), "??");
 }
@@ -302,7 +302,7 @@ fn last_seen_is_the_newer_of_the_registrys_word_and_an_own_success() {
     desk.report(a[1], 60, Ok(()));
     assert_eq!(desk.last_seen("a", 65), Some(1_000_060), "HTTP counts as TCP does");
     assert_eq!(desk.last_seen("b", 65), Some(1_000_050), "nobody else's");
-    for failure in [Reason::Timeout, Reason::Local(Lack::Way), Reason::Status] {
+    for failure in [Reason::Timeout, Reason::Local(LocalCause::NoRoute), Reason::Status] {
         desk.report(a[0], 70, Err(failure));
     }
     assert_eq!(desk.last_seen("a", 75), Some(1_000_060), "a failure is no sight");

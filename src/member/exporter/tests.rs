@@ -9,7 +9,7 @@ use crate::member::board::{Freshness, RegistrySight};
 use crate::member::peers::Peers;
 use crate::member::prober::{Probing, Report};
 use crate::probe::schedule::SkipReason;
-use crate::probe::{Failure, Lack, Outcome, Reason};
+use crate::probe::{Failure, LocalCause, Outcome, Reason};
 use crate::wire::{Member, Registration};
 
 /// A board with a bit of everything: two instances at one location behind one address, a peer with IPv6, one that fails
@@ -42,7 +42,7 @@ fn scrape() -> String {
     let mut report = |peer: &str, check: usize, result: Result<Timings, Reason>, syn_retransmits: u32| {
         let of_peer: Vec<&Probing> = probing.iter().filter(|p| p.peer.as_str() == peer).collect();
         let result = result.map_err(|reason| Failure { reason, detail: "for people".into() });
-        let outcome = Outcome { result, syn_retransmits, source: None };
+        let outcome = Outcome { result, syn_retransmits, source: None, answered_by: None };
         let lag = Duration::from_micros(500);
         let report = Report::Probed { id: of_peer[check].id, outcome, lag, ended: at(5), follow_up: false };
         board.apply(report);
@@ -67,7 +67,7 @@ fn scrape() -> String {
     report("uuid-456", 2, http(404), 0);
     report("uuid-457", 0, tcp(None), 1);
     report("uuid-457", 1, Err(Reason::Status), 0);
-    report("uuid-457", 2, Err(Reason::Local(Lack::Way)), 0);
+    report("uuid-457", 2, Err(Reason::Local(LocalCause::NoRoute)), 0);
     report("uuid-six", 0, tcp(Some(180_000)), 0);
     report("uuid-bad", 0, Err(Reason::Timeout), 2);
     report("uuid-bad", 0, Err(Reason::Timeout), 2);

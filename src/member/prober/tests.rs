@@ -14,7 +14,12 @@ fn ms(milliseconds: u64) -> Duration {
 }
 
 fn settings(interval: Duration, timeout: Duration) -> Settings {
-    let limits = Limits { tcp_timeout: timeout, http_timeout: timeout, http_ok_status: StatusRanges(vec![(100, 499)]) };
+    let limits = Limits {
+        tcp_timeout: timeout,
+        http_timeout: timeout,
+        http_ok_status: StatusRanges(vec![(100, 499)]),
+        http_body_limit: probe::HTTP_BODY_LIMIT,
+    };
     Settings { interval, limits, max_in_flight: 1_000 }
 }
 
@@ -324,7 +329,7 @@ async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Optio
     let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
     work.schedule.add(TargetId(0), phase, now);
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
-    let outcome = Outcome { result, syn_retransmits: 0, source };
+    let outcome = Outcome { result, syn_retransmits: 0, source, answered_by: None };
     let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic() } });
     work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), limit: ms(500) });
     let ended = work.probes.join_next().await.unwrap();
@@ -339,7 +344,7 @@ async fn a_failure_is_held_against_nobody_where_the_thread_stood_still_meanwhile
     let failed = |reason| Err(Failure { reason, detail: "connection refused".into() });
     for reason in [Reason::Timeout, Reason::Status, Reason::Reset] {
         let spoilt = settled(failed(reason), ms(51), None, true).await.result.unwrap_err();
-        assert_eq!(spoilt.reason, Reason::Local(Lack::Time));
+        assert_eq!(spoilt.reason, Reason::Local(LocalCause::Stalled));
         assert_eq!(spoilt.detail, "this process stood still for 51.0ms meanwhile; connection refused");
         assert_eq!(settled(failed(reason), ms(50), None, true).await.result.unwrap_err().reason, reason);
     }
@@ -354,8 +359,8 @@ async fn a_failure_by_an_interface_without_a_network_is_held_against_nobody() {
     let own: IpAddr = "192.0.2.1".parse().unwrap();
     let failed = |reason| Err(Failure { reason, detail: "no route to host".into() });
     for (reason, running, wanted) in [
-        (Reason::Timeout, false, Reason::Local(Lack::Way)),
-        (Reason::Unreachable, false, Reason::Local(Lack::Way)),
+        (Reason::Timeout, false, Reason::Local(LocalCause::NoRoute)),
+        (Reason::Unreachable, false, Reason::Local(LocalCause::NoRoute)),
         (Reason::Unreachable, true, Reason::Unreachable),
         // Somebody has answered.
         (Reason::Refused, false, Reason::Refused),
@@ -419,6 +424,6 @@ async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
     let ended = work.probes.join_next().await.unwrap();
     work.settle(ended);
     let Some(Report::Probed { id, outcome, .. }) = work.outbox.waiting.pop() else { panic!("skipped") };
-    assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local(Lack::Sense)));
+    assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local(LocalCause::Internal)));
     assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
 }

@@ -82,6 +82,7 @@ fn limits() -> Limits {
         tcp_timeout: Duration::from_secs(5),
         http_timeout: Duration::from_secs(10),
         http_ok_status: StatusRanges(vec![(100, 499)]),
+        http_body_limit: crate::probe::HTTP_BODY_LIMIT,
     }
 }
 
@@ -408,7 +409,7 @@ async fn five_redirects_are_followed_and_the_sixth_is_the_answer() {
 async fn a_connection_that_is_not_made_fails_as_a_tcp_probe_does() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(get(address, "/").await.unwrap_err().reason, Reason::Refused);
-    assert_eq!(get(address, "no path").await.unwrap_err().reason, Reason::Local(Lack::Sense));
+    assert_eq!(get(address, "no path").await.unwrap_err().reason, Reason::Local(LocalCause::Internal));
 }
 
 #[tokio::test]

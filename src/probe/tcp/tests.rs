@@ -15,34 +15,34 @@ fn on_loopback() -> (TcpListener, SocketAddr) {
 
 #[test]
 fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
-    use Finder::{Network, ThisHost};
     use Reason::{Refused, Reset, Timeout, Unreachable};
-    let (short, no_way) = (Reason::Local(Lack::Resources), Reason::Local(Lack::Way));
+    use ReportedBy::{Network, ThisHost};
+    let (exhausted, no_route) = (Reason::Local(LocalCause::Resources), Reason::Local(LocalCause::NoRoute));
     let table = [
         (libc::ECONNREFUSED, Refused, Refused),
         (libc::ETIMEDOUT, Timeout, Timeout),
-        (libc::EHOSTUNREACH, no_way, Unreachable),
-        (libc::ENETUNREACH, no_way, Unreachable),
+        (libc::EHOSTUNREACH, no_route, Unreachable),
+        (libc::ENETUNREACH, no_route, Unreachable),
         (libc::ECONNRESET, Reset, Reset),
         (libc::ECONNABORTED, Reset, Reset),
         (libc::EPIPE, Reset, Reset),
-        (libc::EMFILE, short, short),
-        (libc::ENFILE, short, short),
-        (libc::ENOBUFS, short, short),
-        (libc::ENOMEM, short, short),
-        (libc::ENOSPC, short, short),
-        (libc::EADDRNOTAVAIL, no_way, no_way),
-        (libc::EPERM, no_way, no_way),
-        (libc::ENETDOWN, no_way, no_way),
+        (libc::EMFILE, exhausted, exhausted),
+        (libc::ENFILE, exhausted, exhausted),
+        (libc::ENOBUFS, exhausted, exhausted),
+        (libc::ENOMEM, exhausted, exhausted),
+        (libc::ENOSPC, exhausted, exhausted),
+        (libc::EADDRNOTAVAIL, no_route, no_route),
+        (libc::EPERM, no_route, no_route),
+        (libc::ENETDOWN, no_route, no_route),
         // A `prohibit` route of our own, or ICMPv6 "administratively prohibited" from a firewall.
-        (libc::EACCES, no_way, Unreachable),
+        (libc::EACCES, no_route, Unreachable),
         // A `blackhole` route of our own.
-        (libc::EINVAL, no_way, Unreachable),
-        (libc::EAFNOSUPPORT, no_way, Unreachable),
+        (libc::EINVAL, no_route, Unreachable),
+        (libc::EAFNOSUPPORT, no_route, Unreachable),
         // ICMP "protocol unreachable".
-        (libc::ENOPROTOOPT, no_way, Unreachable),
-        (libc::EHOSTDOWN, no_way, Unreachable),
-        (libc::EPROTO, no_way, Unreachable),
+        (libc::ENOPROTOOPT, no_route, Unreachable),
+        (libc::EHOSTDOWN, no_route, Unreachable),
+        (libc::EPROTO, no_route, Unreachable),
     ];
     for (errno, from_this_host, from_the_network) in table {
         let name = io::Error::from_raw_os_error(errno);
@@ -53,7 +53,7 @@ fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
 
 #[test]
 fn the_detail_is_the_systems_text_as_a_clause() {
-    let detail = |errno| failure(Finder::Network, &io::Error::from_raw_os_error(errno)).detail;
+    let detail = |errno| failure(ReportedBy::Network, &io::Error::from_raw_os_error(errno)).detail;
     assert_eq!(detail(libc::ECONNREFUSED), "connection refused");
     assert_eq!(detail(libc::EHOSTUNREACH), "no route to host");
 }
@@ -61,13 +61,13 @@ fn the_detail_is_the_systems_text_as_a_clause() {
 #[test]
 fn the_kernels_round_trip_time_is_left_out_where_it_cannot_be_sound() {
     let us = Duration::from_micros;
-    assert_eq!(sound_rtt(us(64), 0, us(90)), Some(us(64)));
+    assert_eq!(valid_rtt(us(64), 0, us(90)), Some(us(64)));
     // The millisecond-grained path: more than we waited in all.
-    assert_eq!(sound_rtt(us(1_000), 0, us(90)), None);
+    assert_eq!(valid_rtt(us(1_000), 0, us(90)), None);
     // A round trip of a millisecond that really is one.
-    assert_eq!(sound_rtt(us(1_000), 0, us(1_040)), Some(us(1_000)));
-    assert_eq!(sound_rtt(us(64), 1, us(1_030_000)), None);
-    assert_eq!(sound_rtt(us(0), 0, us(90)), None);
+    assert_eq!(valid_rtt(us(1_000), 0, us(1_040)), Some(us(1_000)));
+    assert_eq!(valid_rtt(us(64), 1, us(1_030_000)), None);
+    assert_eq!(valid_rtt(us(0), 0, us(90)), None);
 }
 
 #[tokio::test]
@@ -145,5 +145,5 @@ async fn a_connection_made_after_a_lost_syn_says_so_and_claims_no_round_trip_tim
 async fn an_address_this_host_cannot_even_try_is_local() {
     // A link-local address without a zone: connect(2) says EINVAL.
     let failure = probe("[fe80::1]:80".parse().unwrap(), &budget(Duration::from_secs(5))).await.result.unwrap_err();
-    assert_eq!(failure.reason, Reason::Local(Lack::Way));
+    assert_eq!(failure.reason, Reason::Local(LocalCause::NoRoute));
 }

@@ -64,7 +64,7 @@ impl Ring {
             let timings = Timings { connect: Duration::from_micros(250), ..Timings::default() };
             let result = result.map(|()| timings).map_err(|reason| Failure { reason, detail: String::new() });
             let ended = self.start + Duration::from_secs(second);
-            let outcome = Outcome { result, syn_retransmits: 0, source: None };
+            let outcome = Outcome { result, syn_retransmits: 0, source: None, answered_by: None };
             let report = Report::Probed { id: probing.id, outcome, lag: Duration::ZERO, ended, follow_up: false };
             let _ = site.board.as_mut().unwrap().apply(report);
         }
