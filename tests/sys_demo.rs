@@ -55,7 +55,7 @@ fn a_demo_without_a_terminal_tells_of_the_ring_and_of_an_outage_line_by_line() {
     let Some(fabric) = Fabric::new(&["demo"]) else { return };
     let host = &fabric.hosts()[0];
     let mut demo = Demo::start(host, &["--duration", "9", "--fail", "eu1-k8s@4"]);
-    let whole = demo.says(SOON, "the ring is whole: 5 members, all 20 pairs connected");
+    let whole = demo.says(SOON, "all 5 members reach each other (20 pairs)");
     assert!(stamp(&whole) < 4.0, "{whole}");
     // What it told the newcomer to try.
     let get = |port, path| host.inside(|| http::get(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path)).unwrap();
@@ -68,17 +68,17 @@ fn a_demo_without_a_terminal_tells_of_the_ring_and_of_an_outage_line_by_line() {
     assert_eq!(demo.ends(SOON), 0);
 
     let said = demo.process.log();
-    let stopped = said.lines().find(|line| line.ends_with("stopping eu1-k8s, as asked")).expect(&said);
+    let stopped = said.lines().find(|line| line.ends_with("killing eu1-k8s, as requested by --fail")).expect(&said);
     assert!((4.0..5.5).contains(&stamp(stopped)), "{stopped}");
-    let lost: Vec<&str> = said.lines().filter(|line| line.contains("eu1-k8s is out of reach")).collect();
+    let lost: Vec<&str> = said.lines().filter(|line| line.contains("eu1-k8s is unreachable")).collect();
     for other in ["us1-k8s", "asia1-docker", "us2-office", "eu2-office"] {
         let seen = lost.iter().find(|line| line.contains(other)).unwrap_or_else(|| panic!("not by {other}: {said}"));
         assert!(seen.contains("refused"), "{seen}");
         // Its next turn, and the next look at the table.
         assert!(stamp(seen) - stamp(stopped) < 3.5, "{stopped}\n{seen}");
     }
-    let blamed = said.lines().filter(|line| line.contains("is out of reach")).count();
-    assert_eq!(blamed, lost.len(), "nobody else is out of reach: {said}");
+    let blamed = said.lines().filter(|line| line.contains("is unreachable")).count();
+    assert_eq!(blamed, lost.len(), "nobody else is unreachable: {said}");
     assert!(!said.contains('\x1b'), "no colours where there is no terminal");
 }
 
@@ -162,9 +162,15 @@ fn in_a_terminal_a_live_table_appears_and_ctrl_c_leaves_the_terminal_as_it_was()
     let shows = |process: &Process, words: &str| {
         eventually(SOON, words, || holds(process.log().contains(words), process.log()));
     };
-    // A table of five by five: who probes, whom, and how far it is.
-    for words in ["from / to", "the ring is whole", "ms\x1b[0m", "stopping eu1-k8s", "stopped\x1b[0m", "refused\x1b[0m"]
-    {
+    // A table of five by five: source, target and round-trip time.
+    for words in [
+        "from / to",
+        "all 5 members reach each other",
+        "ms\x1b[0m",
+        "killing eu1-k8s",
+        "killed\x1b[0m",
+        "refused\x1b[0m",
+    ] {
         shows(&process, words);
     }
     keyboard.write_all(b"\x03").unwrap();

@@ -179,7 +179,7 @@ fn a_member_that_is_handed_a_socket_registers_the_port_of_that_socket() {
     let health = http::get(address, "/health").unwrap_or_else(|e| panic!("{e}\n{}", member.log()));
     assert_eq!(health.status, 200);
     assert!(http::get(described.server, "/health").is_err(), "nobody listens on the configured port");
-    let warning = format!("serving on {address}, the socket that systemd hands over, and not on {}", described.server);
+    let warning = format!("listening on {address}, the socket passed by systemd, instead of {}", described.server);
     assert!(member.log().contains(&warning), "{}", member.log());
     member.signal(libc::SIGTERM);
     assert!(member.wait(Duration::from_secs(1)).success());

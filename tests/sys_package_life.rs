@@ -394,7 +394,7 @@ fn four_commands(life: &Life) {
 
 /// The port of the member is systemd's from now on.
 fn hold_the_port_open(life: &Life) {
-    for command in &page("Hold the port open")[0] {
+    for command in &page("Keep the port open during restarts")[0] {
         life.follow(command);
     }
     life.assert_units([("enabled", "active"), ("enabled", "active"), ("disabled", "inactive"), ("enabled", "active")]);

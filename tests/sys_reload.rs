@@ -47,7 +47,7 @@ fn a_daemon_answers_whether_its_new_configuration_is_in_force() {
 
         daemon.configure(&moved);
         let waiting =
-            format!("the new configuration is in force; these changes wait for a restart: {section}.server\n");
+            format!("the new configuration is in force, except for changes that need a restart: {section}.server\n");
         assert_eq!(reload(daemon), (Some(0), waiting));
 
         daemon.configure(&good.replace(&format!("{section}:\n"), &format!("{section}:\n  colour: red\n")));
@@ -128,7 +128,7 @@ fn where_nobody_answers_one_sentence_says_why() {
         (Some("soon"), Some(&run), "expected the process id of the daemon, as PID or in $MAINPID, got \"soon\"".into()),
         (Some("1"), None, "expected the runtime directory of the daemon in $RUNTIME_DIRECTORY, such as".into()),
         (Some(&dead_id), Some(&run), format!("there is no process {dead_id}\n")),
-        (Some(&stranger_id), Some(&run), format!("process {stranger_id} has left no word in {run}: it is no netring")),
+        (Some(&stranger_id), Some(&run), format!("there is no reload record of process {stranger_id} in {run}")),
     ];
     for (pid, directory, says) in cases {
         let mut command = Command::new(NETRING);

@@ -141,7 +141,7 @@ fn the_journal_has_every_fact_in_a_field_of_its_own(host: &mut Booted) {
     // The catalog explains each of them.
     let journal = ["journalctl", "--catalog", "--no-pager", "--unit", MEMBER];
     for (id, words) in [
-        (PEER_DOWN, "eu1 (eu1-id) fails the check tcp with refused"),
+        (PEER_DOWN, "the check tcp of eu1 (eu1-id) fails with reason refused"),
         (PEER_UP, "A peer is up again"),
         (REGISTRY_LOST, "The registry cannot be reached"),
         (REGISTRY_BACK, "The registry is back"),

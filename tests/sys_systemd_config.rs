@@ -66,7 +66,7 @@ fn a_reload_returns_when_it_is_in_force_and_fails_where_it_is_refused(host: &mut
     let process = host.property(MEMBER, "MainPID");
     let good = host.read("/etc/netring/member.yaml");
     let location = || host.get(MEMBER_PORT, "/health").json()["location"].as_str().expect("a text").to_owned();
-    let refused = "new configuration refused, the old one is in force";
+    let refused = "new configuration refused, the old one stays in force";
     let status = || host.property(MEMBER, "StatusText");
 
     // By the command of the unit, which systemd waits for whatever its version.

@@ -1,8 +1,8 @@
-//! `netring registry` and `netring member`: the daemons as a service manager runs them.
+//! `netring registry` and `netring member`: the daemons, as a service manager runs them.
 //!
-//! Both live the same way: read the configuration, start logging, start the daemon, say READY, then wait for signals and
-//! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
-//! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
+//! Both work the same way: read the configuration, start logging, start the daemon, notify READY, then wait for signals and
+//! update the status and the watchdog of the service manager every second. SIGHUP reloads the configuration; if it has
+//! errors, they are logged and the old settings stay in force. SIGTERM and SIGINT end the daemon within a second.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::host::logging::{self, Logging, events};
 use crate::host::memory;
 use crate::host::reload::{self, Outcome, Reloads};
 use crate::host::signals::{Signal, Signals};
-use crate::host::state::{self, Kept, StateDir};
+use crate::host::state::{self, IdSource, StateDir};
 use crate::host::systemd::{self, Notifier};
 use crate::host::vitals::Vitals;
 use crate::member::{self, Farewell, Member};
@@ -31,23 +31,24 @@ use crate::wire::{InstanceId, Location};
 
 use super::{Exit, chain, complain};
 
-/// How often the status line is brought up to date.
-const TURN: Duration = Duration::from_secs(1);
+/// How often the status line is updated.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the start looks whether all loops run.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often the start checks whether all loops are running.
+const START_POLL: Duration = Duration::from_millis(2);
 
-/// How long the log's thread may take for anything but writing.
+/// The limit for a turn of the log thread, apart from writing.
 const LOG_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a daemon with a wrong configuration holds the socket that systemd handed over. A connection that waits there
-/// starts it again as soon as it has ended, and systemd gives up a socket that starts its service too often.
+/// How long a daemon with a wrong configuration keeps running if systemd passed it a socket. A connection that waits on the
+/// socket makes systemd start the daemon again as soon as it exits, and systemd disables a socket that triggers its service
+/// too often.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 
-/// Of the registry's descriptors, those that are not for connections: store, journal, log and what the libraries keep.
+/// The registry's descriptors that are not for connections: store, journal, log and those of libraries.
 const OWN_DESCRIPTORS: usize = 64;
 
-/// How the settings of a daemon are read: [`config::load_registry`] or [`config::load_member`].
+/// The function that reads the settings of a daemon: [`config::load_registry`] or [`config::load_member`].
 pub(super) type Load<S> = fn(Option<&Path>, &Path, &Environment) -> Result<Loaded<S>, ConfigFaults>;
 
 /// A kind of daemon, and how its configuration is read.
@@ -63,23 +64,23 @@ const REGISTRY: Kind<RegistrySettings> =
 const MEMBER: Kind<MemberSettings> =
     Kind { role: Role::Member, load: config::load_member, log: |settings| &settings.log };
 
-/// A daemon that runs.
+/// A running daemon.
 trait Daemon<S> {
-    /// The one line an operator wants.
+    /// The status, in one line.
     fn status(&self) -> String;
 
-    /// Takes other settings, and says which keys wait for a restart.
+    /// Applies new settings. Returns the keys that only take effect after a restart.
     fn reload(&mut self, settings: S) -> Vec<&'static str>;
 
-    /// Which member it is, where it is one.
+    /// Location and instance of a member; `None` for a registry.
     fn member(&self) -> Option<(&Location, &InstanceId)>;
 }
 
-/// Runs the registry until it is told to end.
+/// Runs the registry until it is stopped.
 pub(super) fn registry(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
     let run = |settings: RegistrySettings, runtime: &Runtime, life: Life<RegistrySettings>| {
         let options = registry::Options {
-            listener: handed_over(&settings.server, Role::Registry)?,
+            listener: passed_listener(&settings.server, Role::Registry)?,
             state_dir: StateDir::locate(state_dir),
             connections: Some(descriptors::raise_limit().saturating_sub(OWN_DESCRIPTORS).max(OWN_DESCRIPTORS)),
             vitals: Some(life.vitals.clone()),
@@ -110,14 +111,14 @@ impl Daemon<RegistrySettings> for registry::Running {
     }
 }
 
-/// Runs a member until it is told to end.
+/// Runs a member until it is stopped.
 pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
     let run = |settings: MemberSettings, runtime: &Runtime, life: Life<MemberSettings>| {
         let state = match StateDir::locate(state_dir) {
             Some(path) => Some(StateDir::open(path).map_err(|e| chain(&e))?),
             None => {
                 info!(
-                    "no state directory ($STATE_DIRECTORY or --state-dir): identity and roster are kept in memory only"
+                    "no state directory ($STATE_DIRECTORY or --state-dir): identity and roster are lost when the member stops"
                 );
                 None
             }
@@ -125,9 +126,12 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
         let instance_id = match &settings.instance_id {
             Some(id) => id.clone(),
             None => {
-                let (id, kept) = state::instance_id(state.as_ref()).map_err(|e| chain(&e))?;
-                if kept == Kept::Replaced {
-                    warn!(instance = %id, "the kept identity could not be read, this member is a new one from now on");
+                let (id, source) = state::instance_id(state.as_ref()).map_err(|e| chain(&e))?;
+                if source == IdSource::Replaced {
+                    warn!(
+                        instance = %id,
+                        "the file instance-id in the state directory is not valid; the member starts with a new identity"
+                    );
                 }
                 id
             }
@@ -135,7 +139,7 @@ pub(super) fn member(config: Option<&Path>, state_dir: Option<&Path>) -> Exit {
         let (location, checks) = (settings.location.clone(), settings.intervals.check);
         let options = member::Options {
             instance_id: instance_id.clone(),
-            listener: handed_over(&settings.server, Role::Member)?,
+            listener: passed_listener(&settings.server, Role::Member)?,
             state,
             vitals: life.vitals.clone(),
             reloads: life.reloads.clone(),
@@ -166,14 +170,14 @@ impl Daemon<MemberSettings> for Member {
     }
 }
 
-/// The socket that systemd hands over, which stands above the configured address.
-fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener>, String> {
+/// The socket passed by systemd, if any; it replaces the configured address.
+fn passed_listener(server: &ServerSettings, role: Role) -> Result<Option<TcpListener>, String> {
     let listener = systemd::listener().map_err(|e| chain(&e))?;
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(address) = address.filter(|address| !is_as_configured(*address, server)) {
         warn!(
-            "serving on {address}, the socket that systemd hands over, and not on {} of {}.server; ListenStream= of the \
-             .socket unit and the configuration should agree",
+            "listening on {address}, the socket passed by systemd, instead of {} from {}.server; ListenStream= in the .socket \
+             unit and the configuration should agree",
             SocketAddr::new(server.host, server.port.get()),
             role.section()
         );
@@ -181,13 +185,13 @@ fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener
     Ok(listener)
 }
 
-/// Whether this socket serves where the configuration says to. All addresses are as good as any, unless one was named.
+/// Whether the socket has the configured port and address. An unspecified address in the configuration matches any.
 fn is_as_configured(socket: SocketAddr, server: &ServerSettings) -> bool {
     let host = server.host.to_canonical();
     socket.port() == server.port.get() && (host.is_unspecified() || host == socket.ip().to_canonical())
 }
 
-/// What both daemons do: everything before the start and after the end.
+/// The part that both daemons share: everything before the start and after the end.
 fn daemon<S>(
     kind: &'static Kind<S>,
     config: Option<&Path>,
@@ -200,15 +204,15 @@ fn daemon<S>(
     };
     let vitals = Vitals::new();
     let pulse = vitals.add("log", LOG_LIMIT);
-    let (logging, _last_words) = match logging::start((kind.log)(&loaded.settings), kind.role.section(), pulse) {
+    let (logging, _flush) = match logging::start((kind.log)(&loaded.settings), kind.role.section(), pulse) {
         Ok(started) => started,
         Err(error) => return refuse(kind.role, &chain(&error), &environment),
     };
     announce(&loaded);
-    memory::keep_a_little();
+    memory::raise_trim_threshold();
     let notifier = Notifier::from_env();
-    // A registry serves on this one thread, which can do a hundred times what the largest ring asks for: a second one would
-    // mostly cost what it takes to wake it, at every request that comes alone. A member has threads of its own.
+    // A registry serves on this one thread, which can handle a hundred times the load of the largest ring. A second thread
+    // would mostly add the cost of waking it for each single request. A member has additional threads.
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -216,16 +220,17 @@ fn daemon<S>(
         .and_then(|runtime| {
             let config = config.map(Path::to_owned);
             let format = (kind.log)(&loaded.settings).format;
-            // Before the start, so that a word to stop that comes meanwhile is heard.
+            // Before the start, so that a stop signal that arrives during the start is not lost.
             let signals = {
                 let _inside = runtime.enter();
                 Signals::new().map_err(|e| format!("cannot watch for signals: {e}"))?
             };
-            // And not before: whoever wants a reload sends its signal when it finds a word of this daemon.
+            // After the signal handlers: netring reload sends SIGHUP as soon as it finds the record of this daemon, and without
+            // a handler the signal would end the process.
             let reloads = Reloads::new(reload::runtime_directory());
             let life = Life { kind, config, logging, notifier, signals, vitals, format, reloads };
             let ended = run(loaded.settings, &runtime, life);
-            // Whatever still waits on something slow is not waited for.
+            // Does not wait for blocking tasks that are still running.
             runtime.shutdown_background();
             ended
         });
@@ -238,34 +243,34 @@ fn daemon<S>(
     }
 }
 
-/// Says what is wrong with the configuration, and ends a start with it.
+/// Reports the errors of the configuration and ends the start.
 fn refuse(role: Role, why: &str, environment: &Environment) -> Exit {
-    // The file is not to be trusted, so that of the settings of the log only the variable counts.
+    // The file has errors, so only the environment variable sets the log format.
     let format = match environment.get("LOG_FORMAT").map(String::as_str) {
         Some("json") => LogFormat::Json,
         Some("text") => LogFormat::Text,
         _ => LogFormat::Auto,
     };
-    let machines_read = format == LogFormat::Json || (format == LogFormat::Auto && logging::stderr_is_journal());
+    let structured = format == LogFormat::Json || (format == LogFormat::Auto && logging::stderr_is_journal());
     let settings = LogSettings { level: "error".into(), format };
     let pulse = Vitals::new().add("log", LOG_LIMIT);
-    let log = machines_read.then(|| logging::start(&settings, role.section(), pulse)).and_then(Result::ok);
+    let log = structured.then(|| logging::start(&settings, role.section(), pulse)).and_then(Result::ok);
     match &log {
-        // In words too, for `systemctl status` shows nothing else.
+        // The errors are part of the message too, because `systemctl status` shows no fields.
         Some(_) => error!(event = events::CONFIGURATION_REFUSED, reason = %why, "configuration refused: {why}"),
         None => complain(why),
     }
-    if systemd::hands_over() {
+    if systemd::passes_socket() {
         let notifier = Notifier::from_env();
         notifier.status(&format!("configuration refused: {why}"));
-        notifier.all_sent();
-        // Nobody heeds SIGTERM by now, so that it ends this at once.
+        notifier.flush();
+        // SIGTERM has its default action here, so it ends the pause at once.
         std::thread::sleep(REFUSED_PAUSE);
     }
     Exit::Config
 }
 
-/// Says which configuration is in force, and what is odd about it.
+/// Logs which configuration is in force, and its warnings.
 fn announce<S>(loaded: &Loaded<S>) {
     match &loaded.file {
         Some(file) => info!(file = %file.display(), "configuration read"),
@@ -284,25 +289,25 @@ struct Life<S: 'static> {
     notifier: Notifier,
     signals: Signals,
     vitals: Vitals,
-    /// The form of the log, which stays until the end.
+    /// The log format, which cannot change at run time.
     format: LogFormat,
     reloads: Reloads,
 }
 
 impl<S> Life<S> {
-    /// Waits for signals and reports to the service manager until the daemon is to end.
+    /// Handles signals and notifies the service manager until a signal asks the daemon to stop.
     async fn attend(mut self, daemon: &mut impl Daemon<S>) {
-        // Twice within the time that the service manager allows, so that one late beat is no death.
+        // Twice within the watchdog timeout, so that one late notification does no harm.
         let watchdog = systemd::watchdog_interval();
-        let beat = watchdog.map_or(TURN, |limit| (limit / 2).min(TURN));
-        let mut ticks = tokio::time::interval(beat);
-        // After a standstill of the whole process two looks are as far apart as ever.
+        let period = watchdog.map_or(STATUS_INTERVAL, |limit| (limit / 2).min(STATUS_INTERVAL));
+        let mut ticks = tokio::time::interval(period);
+        // After the whole process was stopped, the other threads get a full period before the next check for stalls.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut early = self.until_all_run().await;
         let mut shown = status(daemon, false);
         self.notifier.status(&shown);
         self.notifier.ready();
-        let (mut stalled, mut told) = (None, None);
+        let (mut stalled, mut logged) = (None, None);
         loop {
             tokio::select! {
                 biased;
@@ -320,13 +325,13 @@ impl<S> Life<S> {
                 self.notifier.status(&status);
                 shown = status;
             }
-            let still = self.vitals.stalled();
-            // Not at the first look: where the whole process stood still the others are only about to move.
-            if let Some(still) = still.filter(|still| stalled == Some(still.name) && told != stalled) {
+            let found = self.vitals.stalled();
+            // Logged at the second check: after the whole process was stopped, the other threads have not yet run at the first.
+            if let Some(found) = found.filter(|found| stalled == Some(found.name) && logged != stalled) {
                 let (location, instance) = member_fields(daemon);
-                error!(event = events::LOOP_STALLED, location, instance, reason = %still, "a vital loop stands still");
+                error!(event = events::LOOP_STALLED, location, instance, reason = %found, "a thread is stalled");
             }
-            (stalled, told) = (still.map(|still| still.name), stalled.filter(|_| still.is_some()));
+            (stalled, logged) = (found.map(|found| found.name), stalled.filter(|_| found.is_some()));
             if stalled.is_none() && watchdog.is_some() {
                 self.notifier.watchdog();
             }
@@ -335,7 +340,7 @@ impl<S> Life<S> {
         info!("stopping");
     }
 
-    /// Waits until every vital loop has begun to move. Returns the signal that came meanwhile; a word to stop ends the wait.
+    /// Waits until every vital loop is running. Returns the signal received during the wait; a stop signal ends the wait.
     async fn until_all_run(&mut self) -> Option<Signal> {
         let mut early = None;
         while !self.vitals.all_run() {
@@ -346,30 +351,30 @@ impl<S> Life<S> {
                         break;
                     }
                 }
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(START_POLL) => {}
             }
         }
         early
     }
 
-    /// Reads the configuration again. Returns the status that was sent.
+    /// Reloads the configuration. Returns the status that was sent.
     fn reload(&mut self, daemon: &mut impl Daemon<S>) -> String {
         self.notifier.reloading();
         self.reloads.begin();
-        let taken_up = self.take_up(daemon);
+        let result = self.apply(daemon);
         let (location, instance) = member_fields(daemon);
-        let outcome = match taken_up {
+        let outcome = match result {
             Ok(waiting) => {
                 info!(event = events::CONFIGURATION_IN_FORCE, location, instance, "configuration reloaded");
                 if !waiting.is_empty() {
-                    warn!(keys = waiting.join(", "), "these changes wait for a restart");
+                    warn!(keys = waiting.join(", "), "changes of these keys take effect after a restart");
                 }
                 Outcome::InForce { waiting: waiting.into_iter().map(str::to_owned).collect() }
             }
             Err(why) => {
                 error!(
                     event = events::CONFIGURATION_REFUSED, location, instance, reason = %why,
-                    "new configuration refused, the old one stays in force"
+                    "new configuration refused; the old one stays in force"
                 );
                 Outcome::Refused { why }
             }
@@ -377,14 +382,14 @@ impl<S> Life<S> {
         let status = status(daemon, matches!(outcome, Outcome::Refused { .. }));
         self.notifier.status(&status);
         self.notifier.ready();
-        // Whoever asked for the reload looks at the status next.
-        self.notifier.all_sent();
+        // The record of the reload is written after the status: whoever asked for the reload may read the status next.
+        self.notifier.flush();
         self.reloads.end(outcome);
         status
     }
 
-    /// Reads the configuration and takes it up where it is right. Returns the keys that wait for a restart.
-    fn take_up(&mut self, daemon: &mut impl Daemon<S>) -> Result<Vec<&'static str>, String> {
+    /// Reads the configuration and, if it has no errors, applies it. Returns the keys that only take effect after a restart.
+    fn apply(&mut self, daemon: &mut impl Daemon<S>) -> Result<Vec<&'static str>, String> {
         let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment())
             .map_err(|faults| faults.to_string())?;
         let log = (self.kind.log)(&loaded.settings);
@@ -397,15 +402,15 @@ impl<S> Life<S> {
     }
 }
 
-/// The fields of an event that say which member it is about; a registry's have none.
+/// The fields of an event that name the member; `None` for a registry.
 fn member_fields<S>(daemon: &impl Daemon<S>) -> (Option<DisplayValue<&Location>>, Option<DisplayValue<&InstanceId>>) {
     daemon.member().map(|(location, instance)| (display(location), display(instance))).unzip()
 }
 
-/// The daemon's status, with what the operator has to know first.
+/// The daemon's status, preceded by the fact that a reload was refused.
 fn status<S>(daemon: &impl Daemon<S>, refused: bool) -> String {
     let status = daemon.status();
-    if refused { format!("new configuration refused, the old one is in force; {status}") } else { status }
+    if refused { format!("new configuration refused, the old one stays in force; {status}") } else { status }
 }
 
 #[cfg(test)]
@@ -413,7 +418,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_as_configured_where_its_port_is_and_its_address_unless_all_are_meant() {
+    fn a_socket_is_as_configured_if_port_and_address_match_or_the_address_is_unspecified() {
         for (host, socket, agrees) in [
             ("::", "[::]:8757", true),
             ("::", "10.0.0.1:8757", true),

@@ -1,7 +1,7 @@
-//! `netring demo`: a whole ring on loopback, to see what netring does before anything is installed.
+//! `netring demo`: a whole ring on loopback, to try netring before installing it.
 //!
-//! One registry on the embedded store and several members, each with its own port and threads, exactly as the daemons run
-//! them. What they see is shown as a live table where stdout is a terminal, and as a line per change where it is not.
+//! The demo runs one registry with the embedded store and several members, each with its own port and threads, as the daemons
+//! do. If stdout is a terminal, it shows a live table of the results; otherwise it prints one line per change.
 
 mod view;
 
@@ -28,26 +28,26 @@ use super::daemon::Load;
 use super::{Exit, chain, complain};
 use view::{Change, Matrix, Screen};
 
-/// How often each member probes each other, unless the ring is too big for that.
+/// How often each member probes each other member, unless the ring is too large.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How many probes a second the whole demo makes at most: a bigger ring is probed less often, so that two cores suffice.
+/// The most probes per second in the whole demo. A larger ring is probed less often, so that two cores suffice.
 const PROBES_PER_SECOND: usize = 3_000;
 
-/// The ring up to which every member gets both of the default endpoints; bigger ones get `/health` alone.
-const BOTH_ENDPOINTS: usize = 20;
+/// Up to this number of members both default endpoints are probed; in larger rings only `/health`.
+const BOTH_ENDPOINTS_MAX: usize = 20;
 
-/// How long a stopped member stays on the roster: long enough to see the outage, short enough to see it leave.
+/// How long a killed member stays on the roster: long enough to see the outage, short enough to see it removed.
 const MEMBER_TTL: Duration = Duration::from_secs(20);
 
-/// How long the ring may take to end after Ctrl-C.
+/// How long the ring may take to stop after Ctrl-C.
 const GRACE: Duration = Duration::from_millis(800);
 
-/// The locations of a demo of any size begin with these.
+/// The first locations of a demo of any size.
 const LOCATIONS: [&str; 8] =
     ["us1-k8s", "eu1-k8s", "asia1-docker", "us2-office", "eu2-office", "sa1-dc", "af1-dc", "au1-office"];
 
-/// What was asked for on the command line.
+/// The options on the command line.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) members: u16,
@@ -56,7 +56,7 @@ pub(super) struct Options {
     pub(super) duration: Option<Duration>,
 }
 
-/// `LOCATION@SECONDS`: which member to stop, and when.
+/// `LOCATION@SECONDS`: which member to kill, and when.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Failing {
     location: String,
@@ -64,7 +64,7 @@ pub(super) struct Failing {
 }
 
 impl Failing {
-    /// Reads `LOCATION@SECONDS`.
+    /// Parses `LOCATION@SECONDS`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let expected = || "expected LOCATION@SECONDS, such as eu1-k8s@10".to_owned();
         let (location, seconds) = text.rsplit_once('@').ok_or_else(expected)?;
@@ -76,27 +76,27 @@ impl Failing {
     }
 }
 
-/// One member of the demo. The member itself is gone once it was made to fail.
+/// One member of the demo; `running` is `None` once it has been killed.
 struct Site {
     location: Location,
     running: Option<Member>,
 }
 
-/// Runs the demo until Ctrl-C, or for as long as was asked.
+/// Runs the demo until Ctrl-C or for the given duration.
 pub(super) fn run(options: &Options) -> Exit {
     let locations = locations(options.members);
     for failing in &options.failing {
         if !locations.iter().any(|location| location.as_str() == failing.location) {
             complain(format_args!(
-                "--fail: there is no location {}; a ring of {} has {}",
+                "--fail: unknown location {}; a ring of {} members has {}",
                 failing.location,
                 options.members,
-                named(&locations.iter().map(Location::as_str).collect::<Vec<_>>())
+                abbreviated(&locations.iter().map(Location::as_str).collect::<Vec<_>>())
             ));
             return Exit::Usage;
         }
     }
-    // Before anything needs many; members size themselves by it.
+    // Before the members start: their limits depend on it.
     let _ = descriptors::raise_limit();
     let ports: Vec<u16> = (0..=options.members).map(|n| options.port.saturating_add(n)).collect();
     let mut listeners = Vec::new();
@@ -104,7 +104,7 @@ pub(super) fn run(options: &Options) -> Exit {
         match serve::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), port) {
             Ok(listener) => listeners.push(listener),
             Err(error) => {
-                complain(format_args!("{}; --port chooses others", chain(&error)));
+                complain(format_args!("{}; use --port to choose other ports", chain(&error)));
                 return Exit::Unavailable;
             }
         }
@@ -126,7 +126,7 @@ pub(super) fn run(options: &Options) -> Exit {
 }
 
 async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<TcpListener>) -> Result<(), String> {
-    let mut stopped = end_on_signal(Signals::new().map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?);
+    let mut stopped = exit_on_signal(Signals::new().map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?);
     let members = locations.len();
     let registry_listener = listeners.remove(0);
     let registry_address = registry_listener.local_addr().map_err(|e| e.to_string())?;
@@ -156,7 +156,7 @@ async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<Tc
 
     let started = clock::monotonic();
     let mut out = io::stdout();
-    // A closed pipe ends the demo as Ctrl-C does.
+    // A closed pipe stops the demo, as Ctrl-C does.
     let shown = async {
         introduce(&mut out, options, registry_address, &sites)?;
         watch(&mut out, options, &mut stopped, &mut sites, started).await
@@ -170,9 +170,9 @@ async fn ring(options: &Options, locations: Vec<Location>, mut listeners: Vec<Tc
     }
 }
 
-/// Tells of Ctrl-C, or of the terminal's end. Where a ring that is too big for the machine does not end in time after that,
-/// the process ends all the same: there is nothing in it to be lost.
-fn end_on_signal(mut signals: Signals) -> oneshot::Receiver<()> {
+/// Reports Ctrl-C or the closing of the terminal. If the ring does not stop in time after that, because it is too large for the
+/// machine, the process exits anyway: there is no state to lose.
+fn exit_on_signal(mut signals: Signals) -> oneshot::Receiver<()> {
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
         let (Signal::Stop | Signal::Reload) = signals.next().await;
@@ -183,7 +183,7 @@ fn end_on_signal(mut signals: Signals) -> oneshot::Receiver<()> {
     stopped
 }
 
-/// Shows what the members see until Ctrl-C or the end of the time asked for.
+/// Shows the results of the members until Ctrl-C or the end of the given duration.
 async fn watch(
     out: &mut io::Stdout,
     options: &Options,
@@ -233,14 +233,14 @@ async fn watch(
     }
 }
 
-/// What runs where, and what to try.
+/// Prints the addresses and some commands to try.
 fn introduce(out: &mut io::Stdout, options: &Options, registry: SocketAddr, sites: &[Site]) -> io::Result<()> {
     let at = |port: u16| format!("http://localhost:{port}");
     let first = options.port.saturating_add(1);
     let interval = check_interval(sites.len()).as_secs();
     writeln!(
         out,
-        "A ring of {} members on this machine. Each checks all the others every {interval} s.\n",
+        "A ring of {} members on this machine. Each member probes all the others every {interval} s.\n",
         sites.len()
     )?;
     writeln!(out, "  {:<14} {}", "registry", at(registry.port()))?;
@@ -253,21 +253,23 @@ fn introduce(out: &mut io::Stdout, options: &Options, registry: SocketAddr, site
     }
     writeln!(out, "\nTry in another terminal:")?;
     for (url, what) in [
-        (format!("{}/health", at(registry.port())), "is the registry well"),
-        (format!("{}/members", at(registry.port())), "who is in the ring"),
-        (format!("{}/health", at(first)), "is a member well"),
-        (format!("{}/metrics", at(first)), "what it saw, for Prometheus"),
+        (format!("{}/health", at(registry.port())), "health of the registry"),
+        (format!("{}/members", at(registry.port())), "members of the ring"),
+        (format!("{}/health", at(first)), "health of a member"),
+        (format!("{}/metrics", at(first)), "its metrics, for Prometheus"),
     ] {
         writeln!(out, "  curl {url:<32} # {what}")?;
     }
     match options.duration {
-        None => writeln!(out, "\nCtrl-C ends it.\n")?,
-        Some(duration) => writeln!(out, "\nIt ends after {} s, or on Ctrl-C.\n", duration.as_secs())?,
+        None => writeln!(out, "\nPress Ctrl-C to stop.\n")?,
+        Some(duration) => {
+            writeln!(out, "\nThe demo stops after {} s. Press Ctrl-C to stop it earlier.\n", duration.as_secs())?
+        }
     }
     out.flush()
 }
 
-/// Ends all members at once: one after another would take as long as they are many.
+/// Stops all members in parallel: one after another would take too long in a large ring.
 fn stop_all(sites: Vec<Site>) {
     std::thread::scope(|scope| {
         for member in sites.into_iter().filter_map(|site| site.running) {
@@ -276,7 +278,7 @@ fn stop_all(sites: Vec<Site>) {
     });
 }
 
-/// How often each member probes each other: less often where the ring is big, so that two cores can do it.
+/// How often each member probes each other member: less often in a large ring, so that two cores suffice.
 fn check_interval(members: usize) -> Duration {
     let probes = members * (members - 1) * (1 + endpoints(members).len());
     let needed = probes.div_ceil(PROBES_PER_SECOND) as u64;
@@ -284,7 +286,7 @@ fn check_interval(members: usize) -> Duration {
 }
 
 fn endpoints(members: usize) -> &'static [&'static str] {
-    if members <= BOTH_ENDPOINTS { &["/health", "/metrics"] } else { &["/health"] }
+    if members <= BOTH_ENDPOINTS_MAX { &["/health", "/metrics"] } else { &["/health"] }
 }
 
 fn settings(location: &Location, address: SocketAddr, registry: SocketAddr, members: usize) -> MemberSettings {
@@ -302,11 +304,11 @@ fn settings(location: &Location, address: SocketAddr, registry: SocketAddr, memb
     settings
 }
 
-/// The settings that a daemon has with nothing but these variables.
+/// The default settings of a daemon, with only these environment variables set.
 fn defaults<S>(load: Load<S>, variables: &[(&str, &str)]) -> S {
     let no_file = Path::new("");
     let environment = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-    load(None, no_file, &environment).expect("the defaults are good settings").settings
+    load(None, no_file, &environment).expect("the defaults are valid settings").settings
 }
 
 fn port_of(address: SocketAddr) -> NonZeroU16 {
@@ -316,11 +318,11 @@ fn port_of(address: SocketAddr) -> NonZeroU16 {
 fn locations(members: u16) -> Vec<Location> {
     let names =
         LOCATIONS.iter().map(|&name| name.to_owned()).chain((LOCATIONS.len() + 1..).map(|n| format!("site-{n:03}")));
-    names.take(members.into()).map(|name| name.parse().expect("names of the demo are good names")).collect()
+    names.take(members.into()).map(|name| name.parse().expect("the names of the demo are valid")).collect()
 }
 
-/// Some names in a sentence: all of a few, the first of many.
-fn named(names: &[&str]) -> String {
+/// A list of names in a sentence, abbreviated if there are many.
+fn abbreviated(names: &[&str]) -> String {
     const SHOWN: usize = 6;
     match names.len() {
         n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),

@@ -1,4 +1,4 @@
-//! Man pages and shell completions, made from the table of commands and the table of configuration keys.
+//! Man pages and shell completions, generated from the table of commands and the table of configuration keys.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::host::logging::events::KINDS;
 
 use super::{EXIT_CODES, Exit, complain, table};
 
-/// The pages there are.
+/// The names of the pages.
 pub(super) const PAGES: [&str; 4] = ["netring.1", "netring-registry.8", "netring-member.8", "netring.yaml.5"];
 
 /// Prints the completion script for `shell`.
@@ -27,7 +27,7 @@ pub(super) fn page(name: &str, out: &mut dyn Write) -> io::Result<Exit> {
     out.write_all(&render(name)?).map(|()| Exit::Ok)
 }
 
-/// Writes every page to `dir`, each in a file of its name.
+/// Writes each page to a file of its name in `dir`.
 pub(super) fn write_all(dir: &Path) -> Exit {
     for name in PAGES {
         let path = dir.join(name);
@@ -51,7 +51,7 @@ fn render(name: &str) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// What an administrator looks for on the page of a daemon. The lists are names with their meanings.
+/// The text of a daemon's page. The lists are names with their meanings.
 struct Administration {
     description: &'static str,
     signals: &'static [(&'static str, &'static str)],
@@ -61,66 +61,77 @@ struct Administration {
 
 const HANGUP: (&str, &str) = (
     "SIGHUP",
-    "Reads the configuration again and keeps all counters. systemctl reload and netring reload send it and wait until the \
-     new settings are in force. Where it is wrong the faults are logged and the old settings \
-     stay in force; keys that wait for a restart are named.",
+    "Reloads the configuration; all counters are kept. systemctl reload and netring reload send this signal and wait until \
+     the new settings are in force. If the configuration has errors, they are logged and the old settings stay in force. Keys \
+     that only take effect after a restart are listed in the log.",
 );
-const STATE_DIRECTORY: (&str, &str) =
-    ("STATE_DIRECTORY", "Where to keep state, as systemd's StateDirectory= sets it; goes before --state-dir.");
+const STATE_DIRECTORY: (&str, &str) = (
+    "STATE_DIRECTORY",
+    "The directory for state that survives a restart; set by systemd for StateDirectory=. Overrides --state-dir.",
+);
 const RUNTIME_DIRECTORY: (&str, &str) = (
     "RUNTIME_DIRECTORY",
-    "Where to tell netring reload what became of a reload, as systemd's RuntimeDirectory= sets it. Without it nothing is told.",
+    "The directory in which the daemon records the result of a reload for netring reload; set by systemd for \
+     RuntimeDirectory=. If unset, netring reload cannot be used.",
 );
 const JOURNAL_STREAM: (&str, &str) = (
     "JOURNAL_STREAM",
-    "Set by systemd: whether stderr is the journal, which then takes each event with its fields; see JOURNAL.",
+    "Set by systemd if stderr is connected to the journal. Each event is then written to the journal with its fields; see \
+     JOURNAL.",
 );
-const RELOAD_WORD: (&str, &str) = ("$RUNTIME_DIRECTORY/reload", "What became of the last reload, for netring reload.");
+const RELOAD_RECORD: (&str, &str) = ("$RUNTIME_DIRECTORY/reload", "The result of the last reload, for netring reload.");
 const SERVICE_MANAGER: (&str, &str) = (
     "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS",
-    "Set by systemd: readiness, status and watchdog are reported there, and a socket handed over is served in the place \
-     of the configured address.",
+    "Set by systemd. The daemon sends readiness, status and watchdog notifications, and listens on a socket passed by \
+     systemd instead of the configured address.",
 );
 
 const REGISTRY: Administration = Administration {
-    description: "Members register here and ask who else is in the ring. The roster is kept in this process and its state \
-                  directory, or in Redis where the configuration names one, which several registries may share. Its \
-                  figures for Prometheus are at /metrics, the members as targets at /prometheus/targets.",
-    signals: &[HANGUP, ("SIGTERM, SIGINT", "Answers what is under way, keeps the roster, and ends within a second.")],
+    description: "Members register with the registry and get the roster of all members from it. The registry keeps the roster \
+                  in memory and in its state directory, or in Redis if the configuration names one; several registries can \
+                  share one Redis. /metrics has the registry's own metrics; /prometheus/targets lists the members for \
+                  Prometheus's HTTP service discovery.",
+    signals: &[
+        HANGUP,
+        ("SIGTERM, SIGINT", "Answers the requests in progress, saves the roster, and exits within a second."),
+    ],
     files: &[
-        ("/etc/netring/registry.yaml", "The configuration, see netring.yaml(5). It may be missing."),
-        ("$STATE_DIRECTORY/registry.journal", "The roster, over restarts. Not used with Redis."),
-        RELOAD_WORD,
+        ("/etc/netring/registry.yaml", "The configuration, see netring.yaml(5). Optional."),
+        ("$STATE_DIRECTORY/registry.journal", "The roster. Not used with Redis."),
+        RELOAD_RECORD,
     ],
     environment: &[
-        ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
+        ("LOG_LEVEL", "Which events are logged. Every other key has a variable too, see netring.yaml(5)."),
         STATE_DIRECTORY,
         RUNTIME_DIRECTORY,
-        ("CREDENTIALS_DIRECTORY", "Where systemd puts the credential redis-password, the password of Redis."),
+        (
+            "CREDENTIALS_DIRECTORY",
+            "Set by systemd: the directory with the credential redis-password, the password of Redis.",
+        ),
         SERVICE_MANAGER,
         JOURNAL_STREAM,
     ],
 };
 
 const MEMBER: Administration = Administration {
-    description: "A member stands for one site. It registers, follows the roster, probes every other member by TCP and \
-                  HTTP, and shows at /metrics what it saw. While the registry is away it goes on with the roster it last \
-                  had.",
-    signals: &[HANGUP, ("SIGTERM, SIGINT", "Leaves the ring and ends within a second.")],
+    description: "A member represents one site. It registers with the registry, follows the roster, probes every other member \
+                  by TCP and HTTP, and exports the results at /metrics. While the registry is unavailable, it keeps probing \
+                  the members of the last roster.",
+    signals: &[HANGUP, ("SIGTERM, SIGINT", "Deregisters from the registry and exits within a second.")],
     files: &[
         (
             "/etc/netring/member.yaml",
-            "The configuration, see netring.yaml(5). It may be missing where the environment says enough.",
+            "The configuration, see netring.yaml(5). Optional if the environment sets the required keys.",
         ),
-        ("$STATE_DIRECTORY/instance-id", "The identity of this member, so that a restart is not a new member."),
-        ("$STATE_DIRECTORY/roster.json", "The last roster, for a start while the registry is away."),
-        ("$STATE_DIRECTORY/left", "Which registry was told that this member leaves, for the next start."),
-        RELOAD_WORD,
+        ("$STATE_DIRECTORY/instance-id", "The identity of this member, which it keeps after a restart."),
+        ("$STATE_DIRECTORY/roster.json", "The last roster, for a start while the registry is unavailable."),
+        ("$STATE_DIRECTORY/left", "The registry from which this member has deregistered, for the next start."),
+        RELOAD_RECORD,
     ],
     environment: &[
-        ("MEMBER_LOCATION", "The site this member stands for."),
-        ("REGISTRY_URL", "The registry, such as http://registry.us1.company.com:8756."),
-        ("LOG_LEVEL", "How much is logged. Every other key has a variable too, see netring.yaml(5)."),
+        ("MEMBER_LOCATION", "The site that this member represents."),
+        ("REGISTRY_URL", "The URL of the registry, such as http://registry.us1.company.com:8756."),
+        ("LOG_LEVEL", "Which events are logged. Every other key has a variable too, see netring.yaml(5)."),
         STATE_DIRECTORY,
         RUNTIME_DIRECTORY,
         SERVICE_MANAGER,
@@ -156,19 +167,20 @@ fn daemon(role: Role, administration: &Administration) -> Roff {
     roff
 }
 
-/// What the daemon of this role tells the journal.
+/// The section on the journal: the fields, and the kinds of event that this role logs.
 fn journal(roff: &mut Roff, role: Role) {
     roff.control("SH", ["JOURNAL"]).text([roman(
-        "Where stderr is the journal, the facts of an event are fields of its entry: NETRING_LOCATION and NETRING_INSTANCE for \
-         who it is about, at a member also NETRING_TARGET_LOCATION, NETRING_TARGET and NETRING_CHECK for what was probed; \
-         NETRING_REASON says why. Events worth an alert have a NETRING_EVENT and a MESSAGE_ID, which stay the same whatever \
-         else changes; journalctl -x explains them. In text and JSON the field is event.",
+        "If stderr is connected to the journal, the details of an event are fields of its entry: NETRING_LOCATION and \
+         NETRING_INSTANCE name the member, NETRING_TARGET_LOCATION, NETRING_TARGET and NETRING_CHECK the check that a member \
+         made, and NETRING_REASON the cause. Events that are worth an alert also have NETRING_EVENT and MESSAGE_ID, which do \
+         not change between versions; journalctl -x explains these events. In the text and JSON formats, the field event \
+         corresponds to NETRING_EVENT.",
     )]);
     let of_role = || KINDS.iter().filter(|kind| kind.by.contains(&role));
     for kind in of_role() {
         item(roff, vec![bold(kind.name), roman(" "), roman(kind.id)], &format!("{} {}", kind.meaning, kind.advice));
     }
-    roff.control("PP", []).text([roman("All of one kind, such as:")]);
+    roff.control("PP", []).text([roman("To find all events of one kind:")]);
     roff.control("PP", []).control("EX", []);
     for kind in of_role().take(1) {
         roff.text([roman(format!("journalctl -x MESSAGE_ID={}", kind.id))]);
@@ -176,14 +188,15 @@ fn journal(roff: &mut Roff, role: Role) {
     roff.control("EE", []);
 }
 
-/// The page of the program: each command with its options. The daemons have pages of their own.
+/// The page of the program: each command with its options. The daemons have their own pages.
 fn all_commands() -> Roff {
     let all = built();
     let mut roff = headed("netring", "1", &about(&all));
     roff.control("SH", ["SYNOPSIS"]).text([bold("netring"), roman(" "), italic("COMMAND"), roman(" [OPTIONS]")]);
     roff.control("SH", ["DESCRIPTION"]).text([roman(
-        "One registry knows who is in the ring; one member at each site probes all the others and exports Prometheus \
-         metrics. Both daemons and the tools for people are commands of this program. Each takes --help.",
+        "netring monitors the connectivity between sites. One registry keeps the roster of members; one member at each site \
+         probes all the others and exports Prometheus metrics. Both daemons and the command line tools are commands of this \
+         program. Each command has the option --help.",
     )]);
     roff.control("SH", ["COMMANDS"]);
     for command in leaves(&all) {
@@ -199,47 +212,47 @@ fn all_commands() -> Roff {
         examples(&mut roff, command);
     }
     roff.control("SH", ["ENVIRONMENT"]);
-    item(&mut roff, vec![bold("REGISTRY_URL")], "The registry that netring status asks, unless --registry names one.");
+    item(&mut roff, vec![bold("REGISTRY_URL")], "The URL of the registry for netring status; --registry overrides it.");
     exit_status(&mut roff);
     see_also(&mut roff, "netring(1)");
     roff
 }
 
-/// The table, complete with the names and options that every command gets.
+/// The table of commands, including the names and options that clap adds to every command.
 fn built() -> Command {
     let mut all = table();
     all.build();
     all
 }
 
-/// A page's title and NAME section, which whatis(1) reads.
+/// The title of a page and its NAME section, which whatis(1) reads.
 fn headed(name: &str, section: &str, about: &str) -> Roff {
     let mut roff = Roff::new();
     roff.control("TH", [name, section, "", &format!("netring {}", env!("CARGO_PKG_VERSION"))]);
-    // Names and addresses are there to be copied, so no word is broken.
+    // No hyphenation, so that names and addresses can be copied.
     roff.control("nh", []).control("ad", ["l"]);
     roff.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
     roff
 }
 
-/// What a command is for, to stand after its name: with a small letter and no full stop.
+/// The purpose of a command, as it follows the name in the NAME section: beginning with a small letter.
 fn about(command: &Command) -> String {
     let text = command.get_about().map(ToString::to_string).unwrap_or_default();
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
-/// Every command that does something itself.
+/// Every command without subcommands.
 fn leaves(command: &Command) -> Vec<&Command> {
     if command.has_subcommands() { command.get_subcommands().flat_map(leaves).collect() } else { vec![command] }
 }
 
-/// The arguments worth a word: `--help` is everywhere.
+/// The arguments to describe: all but `--help`, which every command has.
 fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(|arg| arg.get_id() != "help")
 }
 
-/// How an argument is written: `--timeout TIME`, `--json`, `CONFIG`.
+/// An argument as it is written on the command line: `--timeout TIME`, `--json`, `CONFIG`.
 fn written_as(arg: &Arg) -> Vec<Inline> {
     let takes_value = arg.get_num_args().is_some_and(|number| number.takes_values());
     let value = arg.get_value_names().filter(|_| takes_value).map(|names| italic(names.join(" ")));
@@ -279,7 +292,7 @@ fn options(roff: &mut Roff, command: &Command) {
     }
 }
 
-/// The examples of a command's help: its indented lines, as they are.
+/// The examples of a command: the indented lines at the end of its help.
 fn examples(roff: &mut Roff, command: &Command) {
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     roff.control("PP", []).control("EX", []);
@@ -303,7 +316,7 @@ fn see_also(roff: &mut Roff, this: &str) {
     roff.control("SH", ["SEE ALSO"]).text([roman(others.join(", "))]);
 }
 
-/// A name with its meaning below it.
+/// A name, with its meaning below.
 fn item(roff: &mut Roff, name: Vec<Inline>, meaning: &str) {
     roff.control("TP", []).text(name).text([roman(meaning)]);
 }
@@ -313,14 +326,14 @@ fn configuration() -> Roff {
     let mut roff = headed("netring.yaml", "5", "configuration of netring's registry and members");
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
-        "YAML. The registry reads /etc/netring/registry.yaml and its section \"registry\", a member /etc/netring/member.yaml \
-         and its section \"member\", unless another file is named; both read the section \"log\". A key that is not listed \
-         here is an error. A variable of the environment stands above the file; an empty one counts as unset. Where a key \
-         has been renamed its former name stands beside it: that is still read, with a warning, unless both are there.",
+        "The configuration files are YAML. The registry reads the section \"registry\" of /etc/netring/registry.yaml, a member \
+         the section \"member\" of /etc/netring/member.yaml; both read the section \"log\". The command line can name another \
+         file. A key that is not listed here is an error. Environment variables override the file; an empty variable counts \
+         as unset. The former name of a renamed key is still read, with a warning, unless the new name is also set.",
     )]);
     roff.control("PP", []).text([roman(
-        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h. \"netring check FILE\" prints what is in \
-         force and where each value comes from.",
+        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h. \"netring check FILE\" prints the settings and \
+         where each value comes from.",
     )]);
     roff.control("SH", ["KEYS"]);
     for key in &config::keys() {
@@ -330,7 +343,7 @@ fn configuration() -> Roff {
     roff
 }
 
-/// One key with all there is to know about it.
+/// One key with its meaning, range, default and variables.
 fn setting(roff: &mut Roff, key: &config::Key) {
     let default = match key.default {
         KeyDefault::Required => "none, it must be set".to_owned(),
@@ -354,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_former_names_of_a_key_stand_beside_it() {
+    fn the_former_names_of_a_key_are_listed() {
         let mut key = config::keys().remove(0);
         let page = |key: &config::Key| {
             let mut roff = Roff::new();

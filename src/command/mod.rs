@@ -1,4 +1,4 @@
-//! The command line: one table of commands, from which parsing, help, man pages and shell completions are made.
+//! The command line: one table of commands, from which the parser, the help, the manual and shell completions are generated.
 
 mod check;
 mod daemon;
@@ -21,19 +21,20 @@ use crate::probe::CheckType;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
-/// How a command ends. The numbers are those of sysexits(3), so that service managers and scripts can tell them apart.
+/// The exit code of a command. The numbers above 1 are those of sysexits.h, so that service managers and scripts can tell
+/// them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// What was asked for was done; a probe succeeded.
+    /// The command succeeded; so did the probe.
     Ok = 0,
-    /// It was done and the answer is no: a probe failed.
+    /// The command ran, but the result is negative: a probe failed.
     Failed = 1,
-    /// The command line makes no sense (`EX_USAGE`).
+    /// The command line is wrong (`EX_USAGE`).
     Usage = 64,
-    /// Something needed is not to be had: a port in use, a registry or a daemon that does not answer (`EX_UNAVAILABLE`).
+    /// Something needed is unavailable: a port in use, a registry or a daemon that does not answer (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// The configuration is wrong (`EX_CONFIG`).
+    /// The configuration has errors (`EX_CONFIG`).
     Config = 78,
 }
 
@@ -45,18 +46,18 @@ impl From<Exit> for ExitCode {
 
 /// The meaning of each exit code, for the manual and `netring --help`.
 const EXIT_CODES: &str = "Exit codes:
-  0   done; the probe succeeded, the configuration is good
-  1   failed; the probe failed, the daemon is not healthy
-  64  the command line makes no sense
-  69  unavailable: a port in use, a registry or a daemon that does not answer
-  78  the configuration is wrong; every fault is listed";
+  0   success; the probe succeeded, the configuration is valid
+  1   failure; the probe failed, or the daemon is not healthy
+  64  the command line is wrong
+  69  unavailable: a port is in use, or the registry or daemon does not answer
+  78  the configuration has errors; all of them are listed";
 
 /// The table of commands.
 #[must_use]
 pub fn table() -> Command {
     Command::new("netring")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Tells, from every site, whether every other site can be reached, how fast, and why not")
+        .about("Monitor whether every site can reach every other site, how fast, and why not")
         .after_help(format!("Example:\n  netring demo\n\n{EXIT_CODES}"))
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -64,25 +65,25 @@ pub fn table() -> Command {
         .max_term_width(100)
         .subcommand(daemon(
             "registry",
-            "Run the registry, which knows who is in the ring",
-            "Configuration file [default: /etc/netring/registry.yaml, which may be missing]",
-            "Example:\n  netring registry config/registry.yaml\n\nSIGHUP reads the configuration again; SIGTERM ends it.",
+            "Run the registry, which keeps the roster of members",
+            "Configuration file [default: /etc/netring/registry.yaml, if it exists]",
+            "Example:\n  netring registry config/registry.yaml\n\nSIGHUP reloads the configuration; SIGTERM stops the registry.",
         ))
         .subcommand(daemon(
             "member",
-            "Run a member, which probes all the others and exports what it saw",
-            "Configuration file [default: /etc/netring/member.yaml, which may be missing]",
+            "Run a member, which probes all other members and exports the results as metrics",
+            "Configuration file [default: /etc/netring/member.yaml, if it exists]",
             "Examples:\n  netring member config/member.yaml\n  MEMBER_LOCATION=eu1-docker REGISTRY_URL=http://registry.us1.company.com:8756 netring \
-             member\n\nSIGHUP reads the configuration again; SIGTERM leaves the ring and ends it.",
+             member\n\nSIGHUP reloads the configuration; SIGTERM deregisters and stops the member.",
         ))
         .subcommand(
             Command::new("demo")
-                .about("Run a whole ring on this machine and watch it: one registry and several members on loopback")
+                .about("Run a whole ring on this machine for a try: one registry and several members on loopback")
                 .arg(
                     Arg::new("members")
                         .long("members")
                         .value_name("N")
-                        .help("How many members, 2 to 200")
+                        .help("Number of members, 2 to 200")
                         .default_value("5")
                         .value_parser(value_parser!(u16).range(2..=200)),
                 )
@@ -90,7 +91,7 @@ pub fn table() -> Command {
                     Arg::new("fail")
                         .long("fail")
                         .value_name("LOCATION@SECONDS")
-                        .help("Stop the member at LOCATION after SECONDS, as a power cut would; may be repeated")
+                        .help("Kill the member at LOCATION after SECONDS, without deregistering it; may be repeated")
                         .action(ArgAction::Append)
                         .value_parser(demo::Failing::parse),
                 )
@@ -98,7 +99,7 @@ pub fn table() -> Command {
                     Arg::new("port")
                         .long("port")
                         .value_name("PORT")
-                        .help("The registry's port; the members take those that follow")
+                        .help("Port of the registry; the members use the ports after it")
                         .default_value("8756")
                         .value_parser(value_parser!(u16).range(1024..=65000)),
                 )
@@ -106,38 +107,38 @@ pub fn table() -> Command {
                     Arg::new("duration")
                         .long("duration")
                         .value_name("SECONDS")
-                        .help("End by itself after SECONDS, rather than on Ctrl-C")
+                        .help("Stop after SECONDS; otherwise run until Ctrl-C")
                         .value_parser(value_parser!(u32).range(1..=86_400)),
                 )
                 .after_help("Example:\n  netring demo --fail eu1-k8s@10"),
         )
         .subcommand(
             Command::new("check")
-                .about("Read a configuration as the daemon would, and say what is in force or what is wrong with it")
+                .about("Check a configuration file as the daemon would read it, and print the settings or all errors")
                 .arg(Arg::new("config").value_name("CONFIG").required(true).value_parser(value_parser!(PathBuf)).help("Configuration file"))
-                .arg(flag("registry", "Read it as the registry's [default: by its sections]"))
-                .arg(flag("member", "Read it as a member's"))
+                .arg(flag("registry", "Check it as a registry's file [default: depends on its sections]"))
+                .arg(flag("member", "Check it as a member's file"))
                 .group(ArgGroup::new("role").args(["registry", "member"]))
                 .arg(flag("json", "Print one JSON object"))
                 .after_help("Example:\n  netring check config/member.yaml"),
         )
         .subcommand(
             Command::new("probe")
-                .about("Make one probe, with the engine that members use, and print its phases")
+                .about("Make one probe, as a member makes it, and print the time of each phase")
                 .subcommand_required(true)
                 .arg_required_else_help(true)
                 .disable_help_subcommand(true)
                 .subcommand(probe_kind(
                     "tcp",
                     "Open and close a TCP connection",
-                    Arg::new("target").value_name("HOST:PORT").help("Where to connect; an IPv6 address stands in brackets"),
+                    Arg::new("target").value_name("HOST:PORT").help("Where to connect; put an IPv6 address in brackets"),
                     "5s",
                     "Example:\n  netring probe tcp localhost:8757",
                 ))
                 .subcommand(probe_kind(
                     "http",
-                    "Get a page over HTTP",
-                    Arg::new("target").value_name("URL").help("What to get, such as http://10.1.2.3:8756/health"),
+                    "Send an HTTP GET request and read the response",
+                    Arg::new("target").value_name("URL").help("URL to get, such as http://10.1.2.3:8756/health"),
                     "10s",
                     "Example:\n  netring probe http http://localhost:8757/health",
                 ))
@@ -145,67 +146,69 @@ pub fn table() -> Command {
         )
         .subcommand(
             Command::new("status")
-                .about("Ask the registry who is in the ring")
+                .about("List the members on the registry's roster")
                 .arg(
                     Arg::new("registry")
                         .long("registry")
                         .value_name("URL")
-                        .help("The registry [default: $REGISTRY_URL, else http://localhost:8756]"),
+                        .help("URL of the registry [default: $REGISTRY_URL, else http://localhost:8756]"),
                 )
-                .arg(flag("json", "Print the registry's answer as JSON"))
+                .arg(flag("json", "Print the list as JSON"))
                 .after_help("Example:\n  netring status --registry http://registry.us1.company.com:8756"),
         )
         .subcommand(
             Command::new("healthcheck")
-                .about("Ask the daemon on this host how it is, for containers and scripts")
+                .about("Query the health of the daemon on this host, for containers and scripts")
                 .arg(Arg::new("config").value_name("CONFIG").value_parser(value_parser!(PathBuf)).help(
-                    "The daemon's configuration file, for its address [default: as the daemon itself reads it]",
+                    "Configuration file of the daemon, to find its address [default: the file the daemon reads]",
                 ))
-                .arg(flag("registry", "Ask the registry"))
-                .arg(flag("member", "Ask the member [default, unless CONFIG is of a registry alone]"))
+                .arg(flag("registry", "Query the registry"))
+                .arg(flag("member", "Query the member [default, unless CONFIG has only a section \"registry\"]"))
                 .group(ArgGroup::new("role").args(["registry", "member"]))
-                .arg(flag("alive", "Ask only whether a restart could help: a registry whose store is away is alive"))
+                .arg(flag("alive", "Fail only if a restart could help: a registry that answers passes, even if its store is unavailable"))
                 .arg(time_limit("3s"))
                 .after_help(
-                    "Prints one line. Exit code 0: it serves, be it unwell; 1: it says that it is not healthy, or does not \
-                     answer. Take it as it is for what waits for the daemon, and with --alive for what restarts it, such as \
-                     liveness: a registry whose store is away still serves the last roster.\n\nExamples:\n  \
+                    "Prints one line. Exit code 0: the daemon serves requests, even if it reports itself as unwell; 1: it reports \
+                     that it is not healthy, or it does not answer.\n\nUse --alive for liveness probes, which restart the \
+                     daemon. Without it a registry fails while its store is unavailable, although it still serves the last \
+                     roster; a restart would lose the roster and not repair the store. For the same reason, do not use the \
+                     plain check as the readiness probe of a registry.\n\nExamples:\n  \
                      netring healthcheck --registry\n  netring healthcheck --registry --alive",
                 ),
         )
         .subcommand(
             Command::new("reload")
-                .about("Have a daemon read its configuration again, and say whether the new one is in force")
+                .about("Make a daemon reload its configuration, and report whether the new one is in force")
                 .arg(
                     Arg::new("pid")
                         .value_name("PID")
-                        .help("The daemon's process id [default: $MAINPID, which systemd sets]")
+                        .help("Process id of the daemon [default: $MAINPID, which systemd sets]")
                         .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX))),
                 )
                 .after_help(
-                    "The daemon answers in $RUNTIME_DIRECTORY; systemctl reload sets both variables.\n\nExample:\n  \
+                    "The daemon reports the result in $RUNTIME_DIRECTORY. systemctl reload sets both variables.\n\nExample:\n  \
                      RUNTIME_DIRECTORY=/run/netring-member netring reload 4711",
                 ),
         )
         .subcommand(
             Command::new("completions")
-                .about("Print the completion script for a shell")
+                .about("Print a shell completion script")
                 .arg(
                     Arg::new("shell")
                         .value_name("SHELL")
                         .required(true)
-                        .help("Which shell")
+                        .help("The shell")
                         .value_parser(PossibleValuesParser::new(["bash", "zsh", "fish"])),
                 )
                 .after_help("Example:\n  netring completions bash > /etc/bash_completion.d/netring"),
         )
         .subcommand(
             Command::new("man")
-                .about("Print a manual page, or write them all to a directory")
+                .about("Print a manual page, or write all of them to a directory")
                 .arg(
                     Arg::new("page")
                         .value_name("PAGE")
-                        .help("Which page")
+                        .help("The page")
                         .default_value("netring.1")
                         .value_parser(PossibleValuesParser::new(manual::PAGES)),
                 )
@@ -229,7 +232,7 @@ fn daemon(name: &'static str, about: &'static str, config: &'static str, after: 
             Arg::new("state-dir")
                 .long("state-dir")
                 .value_name("DIR")
-                .help("Where to keep state over restarts [default: $STATE_DIRECTORY, else in memory]")
+                .help("Directory for state that survives a restart [default: $STATE_DIRECTORY; if unset, state is only in memory]")
                 .value_parser(value_parser!(PathBuf)),
         )
         .after_help(after)
@@ -263,12 +266,12 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-/// Parses the command line and carries it out.
+/// Parses the command line and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let matches = match table().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => {
-            // Help and version are asked for and go to stdout; what is wrong goes to stderr. A closed pipe is no fault.
+            // clap prints help and version to stdout and errors to stderr. A closed pipe is not an error.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
@@ -331,7 +334,7 @@ fn role(matches: &ArgMatches) -> Option<Role> {
     }
 }
 
-/// The outcome of a command that printed its answer. A reader that has seen enough is no fault.
+/// The exit code of a command that wrote to stdout. A pipe that its reader has closed is not an error.
 fn written(result: io::Result<Exit>) -> Exit {
     match result {
         Ok(exit) => exit,
@@ -343,16 +346,16 @@ fn written(result: io::Result<Exit>) -> Exit {
     }
 }
 
-/// One sentence on stderr, for people at a terminal and the first lines of a journal, where each line of it is an error: the
-/// journal takes the priority from the line's beginning (sd-daemon(3)).
-#[expect(clippy::print_stderr, reason = "the one place where commands complain before or without a log")]
+/// Prints an error on stderr, for people at a terminal. If stderr is the journal, each line gets the priority of an error by
+/// its prefix (sd-daemon(3)).
+#[expect(clippy::print_stderr, reason = "the one place where commands print errors, before or without a log")]
 fn complain(what: impl std::fmt::Display) {
     let priority = if logging::stderr_is_journal() { "<3>" } else { "" };
     let lines: Vec<String> = format!("netring: {what}").lines().map(|line| format!("{priority}{line}")).collect();
     eprintln!("{}", lines.join("\n"));
 }
 
-/// An error with all its causes, as one clause: `cannot open state directory: permission denied`.
+/// An error with all its causes, as one line: `cannot open state directory: permission denied`.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

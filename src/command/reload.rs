@@ -1,7 +1,7 @@
-//! `netring reload`: has a daemon read its configuration again, and tells what became of it.
+//! `netring reload`: makes a daemon reload its configuration and reports the result.
 //!
-//! It is what the units run as ExecReload=, so that `systemctl reload` returns when the new configuration is in force and
-//! fails where it was refused. How the answer comes is explained at [`crate::host::reload`].
+//! The units run it as ExecReload=, so that `systemctl reload` returns when the new configuration is in force and fails if it
+//! was refused. [`crate::host::reload`] explains how the daemon reports the result.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,22 +12,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::clock;
-use crate::host::reload::{Outcome, Word, runtime_directory};
+use crate::host::reload::{Outcome, Record, runtime_directory};
 
 use super::{Exit, complain};
 
-/// How long a daemon that starts may take to give its first word.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+/// How long a daemon may take from its start until it writes its first record.
+const FIRST_RECORD: Duration = Duration::from_secs(5);
 
-/// How long the reload may take in all.
+/// How long the whole reload may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the file is read.
+const POLL: Duration = Duration::from_millis(20);
 
-/// Reloads the daemon with this process id, or that of `$MAINPID`.
+/// Reloads the daemon with this process id, or with the one in `$MAINPID`.
 pub(super) fn run(pid: Option<u32>, out: &mut dyn Write) -> io::Result<Exit> {
-    let outcome = whom(pid).and_then(|pid| {
+    let outcome = process_id(pid).and_then(|pid| {
         let directory = runtime_directory().ok_or(
             "expected the runtime directory of the daemon in $RUNTIME_DIRECTORY, such as /run/netring-member, got nothing; \
              systemctl reload sets it",
@@ -42,7 +42,7 @@ pub(super) fn run(pid: Option<u32>, out: &mut dyn Write) -> io::Result<Exit> {
         Ok(Outcome::InForce { waiting }) => {
             writeln!(
                 out,
-                "the new configuration is in force; these changes wait for a restart: {}",
+                "the new configuration is in force, except for changes that need a restart: {}",
                 waiting.join(", ")
             )?;
             Ok(Exit::Ok)
@@ -58,7 +58,7 @@ pub(super) fn run(pid: Option<u32>, out: &mut dyn Write) -> io::Result<Exit> {
     }
 }
 
-fn whom(pid: Option<u32>) -> Result<u32, String> {
+fn process_id(pid: Option<u32>) -> Result<u32, String> {
     if let Some(pid) = pid {
         return Ok(pid);
     }
@@ -70,43 +70,49 @@ fn whom(pid: Option<u32>) -> Result<u32, String> {
 }
 
 fn reload(pid: u32, directory: &Path, deadline: Instant) -> Result<Outcome, String> {
-    // A signal to a daemon that has given no word yet might end it, and one to a stranger surely.
-    let first_word = deadline.min(clock::monotonic() + FIRST_WORD);
-    let silence = || {
+    // SIGHUP would end a daemon that has not installed its handlers yet, and most other programs. A record shows that the
+    // process is a daemon with handlers.
+    let first_record = deadline.min(clock::monotonic() + FIRST_RECORD);
+    let no_record = || {
         format!(
-            "process {pid} has left no word in {}: it is no netring daemon of that runtime directory",
+            "there is no reload record of process {pid} in {}; expected a netring daemon with this runtime directory",
             directory.display()
         )
     };
-    let before = wait(pid, directory, first_word, |_| true).map_err(|e| e.unwrap_or_else(silence))?;
+    let before = wait(pid, directory, first_record, |_| true).map_err(|e| e.unwrap_or_else(no_record))?;
     send(pid, Signal::SIGHUP)?;
-    let answered = |word: &Word| word.ended > before.begun;
-    let silence = || format!("process {pid} has not answered within {} s", LIMIT.as_secs());
-    let word = wait(pid, directory, deadline, answered).map_err(|e| e.unwrap_or_else(silence))?;
-    word.last.ok_or_else(|| format!("process {pid} does not say what became of it"))
+    let ended = |record: &Record| record.ended > before.begun;
+    let timeout = || format!("process {pid} has not finished the reload within {} s", LIMIT.as_secs());
+    let record = wait(pid, directory, deadline, ended).map_err(|e| e.unwrap_or_else(timeout))?;
+    record.last.ok_or_else(|| format!("the reload record of process {pid} has no result"))
 }
 
-/// Waits for a word of this process that is as wanted. The error is none where the time is over.
-fn wait(pid: u32, directory: &Path, deadline: Instant, wanted: impl Fn(&Word) -> bool) -> Result<Word, Option<String>> {
+/// Waits for a record of this process that meets the condition. The error is `None` if the deadline has passed.
+fn wait(
+    pid: u32,
+    directory: &Path,
+    deadline: Instant,
+    condition: impl Fn(&Record) -> bool,
+) -> Result<Record, Option<String>> {
     loop {
-        let word = Word::read(directory)
-            .map_err(|e| format!("the daemon's word in {} cannot be read: {e}", directory.display()))?;
-        if let Some(word) = word.filter(|word| word.pid == pid && wanted(word)) {
-            return Ok(word);
+        let record = Record::read(directory)
+            .map_err(|e| format!("cannot read the reload record in {}: {e}", directory.display()))?;
+        if let Some(record) = record.filter(|record| record.pid == pid && condition(record)) {
+            return Ok(record);
         }
         send(pid, None)?;
         if clock::monotonic() >= deadline {
             return Err(None);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL);
     }
 }
 
-/// Sends a signal; none asks whether the process is there.
+/// Sends a signal; with `None` it only checks that the process exists.
 fn send(pid: u32, signal: impl Into<Option<Signal>>) -> Result<(), String> {
     let number = i32::try_from(pid).expect("process ids have been checked to fit");
     kill(Pid::from_raw(number), signal).map_err(|e| match e {
         Errno::ESRCH => format!("there is no process {pid}"),
-        e => format!("process {pid} takes no signal from here: {}", e.desc()),
+        e => format!("cannot send a signal to process {pid}: {}", e.desc()),
     })
 }

@@ -1,4 +1,4 @@
-//! `netring status`: the roster as a table.
+//! `netring status`: prints the roster as a table or as JSON.
 
 use std::io::Write;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::wire::{Member, MembersReply};
 
 use super::{Exit, complain, written};
 
-/// How long the registry may take.
+/// The time limit for the registry's answer.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks the registry at `url` (or `$REGISTRY_URL`, or this host) and prints who is in the ring.
+/// Gets the roster from the registry at `url` (or `$REGISTRY_URL`, or on this host) and prints it.
 pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
     let from_environment = std::env::var("REGISTRY_URL").ok().filter(|url| !url.is_empty());
     let (source, text) = match (url, from_environment) {
@@ -34,7 +34,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
     let reply = match RegistryClient::new(&RegistryLink { url, timeout: TIME_LIMIT }, &Vitals::new()).members(None) {
         Ok(reply) => reply,
         Err(error) => {
-            complain(format_args!("cannot ask the registry at {base}: {error}"));
+            complain(format_args!("cannot get the roster from the registry at {base}: {error}"));
             return Exit::Unavailable;
         }
     };
@@ -45,8 +45,8 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
     written(printed.map(|()| Exit::Ok))
 }
 
-/// The members as the registry lists them, and how many seconds old the list is: 0 unless the registry's store is away, null
-/// where it does not say.
+/// The members as the registry lists them, and the age of the list in seconds: 0 unless the registry's store is unavailable,
+/// null if the registry does not report the age.
 fn print_json(members: &[Member], stale: Option<Duration>, out: &mut dyn Write) -> std::io::Result<()> {
     let answer = serde_json::json!({ "members": members, "stale_seconds": stale.map(|age| age.as_secs()) });
     writeln!(out, "{answer:#}")
@@ -84,12 +84,12 @@ fn print_table(
     let (members, locations) = (counted(members.len(), "member"), counted(locations.len(), "location"));
     writeln!(out, "\n{members} at {locations}")?;
     if unusable > 0 {
-        writeln!(out, "Entries of the registry's answer that make no sense and are left out: {unusable}.")?;
+        writeln!(out, "Invalid entries in the registry's answer, left out: {unusable}.")?;
     }
     match stale {
         Some(Duration::ZERO) => {}
-        Some(age) => writeln!(out, "The registry's store is away: this is the roster of {} ago.", rough(age))?,
-        None => writeln!(out, "The registry's store is away: this is an old roster, and it does not say how old.")?,
+        Some(age) => writeln!(out, "The registry's store is unavailable: this is the roster of {} ago.", rough(age))?,
+        None => writeln!(out, "The registry's store is unavailable: this is an old roster of unknown age.")?,
     }
     Ok(())
 }

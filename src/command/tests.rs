@@ -30,7 +30,7 @@ fn exit_of(args: &[&str]) -> Exit {
     run(std::iter::once("netring").chain(args.iter().copied()).map(OsString::from))
 }
 
-/// Every help text, word for word. Written anew where `UPDATE_GOLDEN` is set.
+/// Compares every help text with its golden file. With `UPDATE_GOLDEN` set, the files are rewritten.
 #[test]
 fn every_help_is_the_golden_one_and_has_an_example() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
@@ -56,11 +56,11 @@ fn every_help_is_the_golden_one_and_has_an_example() {
     }
     for entry in std::fs::read_dir(&folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(golden_files.contains(&name), "{name} belongs to no command");
+        assert!(golden_files.contains(&name), "{name} does not belong to a command");
     }
 }
 
-/// An example that is wrong is worse than none.
+/// The examples in the help must be valid command lines.
 #[test]
 fn every_example_of_the_help_can_be_parsed() {
     for command in commands() {

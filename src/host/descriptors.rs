@@ -1,19 +1,20 @@
-//! How many files and connections this process may have open.
+//! The limit on open file descriptors.
 
-/// Raises the soft limit on open descriptors to the hard one and returns what holds now. Where that fails, what held before.
+/// Raises the soft limit on open file descriptors to the hard limit and returns the limit in force. If it cannot be raised,
+/// that is the old one.
 ///
-/// The soft limit is low only for the sake of programs that use select(2); this one does not.
+/// The default soft limit is low only because of programs that use select(2), which netring does not.
 #[must_use]
 pub fn raise_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid `rlimit` that getrlimit(2) fills.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        /// What POSIX grants every process at least (`_POSIX_OPEN_MAX`).
-        const GRANTED: usize = 20;
-        return GRANTED;
+        /// The minimum that POSIX guarantees to every process (`_POSIX_OPEN_MAX`).
+        const GUARANTEED: usize = 20;
+        return GUARANTEED;
     }
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
-    // SAFETY: `raised` is a valid `rlimit` that setrlimit(2) only reads.
+    // SAFETY: `raised` is a valid `rlimit`, which setrlimit(2) only reads.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
         limit = raised;
     }
@@ -28,7 +29,7 @@ mod tests {
 
     #[test]
     #[ignore = "run as a child process by another test"]
-    fn says_its_limit() {
+    fn prints_its_limit() {
         let limits = || std::fs::read_to_string("/proc/self/limits").unwrap();
         let raised = raise_limit();
         let line = limits().lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
@@ -36,10 +37,10 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_becomes_the_hard_one() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let exe = std::env::current_exe().unwrap();
         let script = "ulimit -Sn 100 && ulimit -Hn 300 && exec \"$0\" --exact \
-                      host::descriptors::tests::says_its_limit --ignored --nocapture";
+                      host::descriptors::tests::prints_its_limit --ignored --nocapture";
         let output = Command::new("/bin/sh").args(["-c", script]).arg(exe).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said.contains("child: 300 300 300\n"), "{said}");

@@ -1,18 +1,19 @@
-//! How freed memory goes back to the system.
+//! Settings of the memory allocator.
 
-/// How much free memory at the end of a heap is kept for the next use, in bytes.
+/// How much free memory at the top of the heap the allocator keeps, in bytes.
 #[cfg(target_env = "gnu")]
-const KEPT: libc::c_int = 1 << 20;
+const TRIM_THRESHOLD: libc::c_int = 1 << 20;
 
-/// Has the allocator keep a little of what is freed, in place of giving it back at once.
+/// Makes the allocator keep up to 1 MiB of freed memory instead of returning it to the kernel at once.
 ///
-/// By itself glibc gives back what exceeds 128 KiB, page by page: a thread that makes and ends a probe every millisecond would
-/// spend a tenth of its time on memory that comes and goes. Setting this also fixes the size from which a block has a mapping
-/// of its own at 128 KiB, so that the text of a large scrape is gone as soon as it is sent (mallopt(3)).
-pub fn keep_a_little() {
+/// By default glibc returns free memory at the top of the heap as soon as it exceeds 128 KiB. A thread that starts and ends a
+/// probe every millisecond would then spend a tenth of its time on returning and requesting the same pages. Setting the trim
+/// threshold also fixes the mmap threshold at 128 KiB (mallopt(3)), so that the memory of a large `/metrics` page is returned
+/// as soon as the page has been sent.
+pub fn raise_trim_threshold() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt(3) takes two numbers, and may be called at any time. Where it fails all stays as it was.
+    // SAFETY: mallopt(3) takes two integers and may be called at any time. If it fails, nothing changes.
     unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
     }
 }

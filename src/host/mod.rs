@@ -1,7 +1,7 @@
-//! The machine underneath: what netring asks of the host it runs on.
+//! Access to the host: systemd, signals, log, state directory, addresses, links and limits.
 //!
-//! One file per matter, none knows another. Everything here works on a bare machine, in a container and under systemd;
-//! where a facility is missing the caller gets the next best thing and is told so.
+//! Each file has one subject and does not use the others. Everything works on bare metal, in a container and under systemd.
+//! If the host lacks a facility, the function falls back to the next best one and tells its caller.
 
 pub mod address;
 pub mod descriptors;

@@ -1,10 +1,10 @@
-//! What became of each reload of the configuration, for whoever asked for one.
+//! The results of configuration reloads.
 //!
-//! A signal has no answer. So a daemon keeps its word in the file `reload` of its runtime directory (`$RUNTIME_DIRECTORY`,
-//! systemd.exec(5)): how many reloads it has begun, how many have ended, and how the last one ended. Whoever wants one reads
-//! the file, sends SIGHUP, and waits until a reload has ended that had not begun when it read: that one has seen the
-//! configuration as it is now, also where several ask at once and their signals become one. The file is replaced whole.
-//! Without a runtime directory only the figures for `/metrics` are kept.
+//! SIGHUP has no reply. A daemon therefore writes a record to the file `reload` in its runtime directory
+//! (`$RUNTIME_DIRECTORY`, systemd.exec(5)): how many reloads it has begun, how many have ended, and how the last one ended.
+//! `netring reload` reads the record, sends SIGHUP, and waits until a reload has ended that had not begun when it read the
+//! record. That reload has read the current configuration, even if several requests were merged into one signal. The file is
+//! replaced atomically. Without a runtime directory only the metrics are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,37 +24,37 @@ const FILE: &str = "reload";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The new configuration is in force, but for the keys that wait for a restart.
+    /// The new configuration is in force, except for the keys that only take effect after a restart.
     InForce {
         /// Those keys.
         waiting: Vec<String>,
     },
-    /// The new configuration is wrong and the old one stays in force.
+    /// The new configuration has errors; the old one stays in force.
     Refused {
-        /// Every fault, one a line.
+        /// Every error, one per line.
         why: String,
     },
 }
 
-/// A daemon's word on its reloads.
+/// A daemon's record of its reloads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Word {
-    /// The daemon's process.
+pub struct Record {
+    /// The daemon's process id.
     pub pid: u32,
     /// How many reloads have begun.
     pub begun: u64,
     /// How many of them have ended.
     pub ended: u64,
-    /// How the last one ended; nothing before the first.
+    /// How the last one ended; `None` before the first.
     pub last: Option<Outcome>,
 }
 
-impl Word {
-    /// The word in this runtime directory; none where no daemon has given one.
+impl Record {
+    /// Reads the record in this runtime directory; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or is none.
+    /// The file cannot be read or parsed.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
         match std::fs::read(directory.join(FILE)) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -77,76 +77,76 @@ pub fn runtime_directory() -> Option<PathBuf> {
     list.split(':').find(|entry| !entry.is_empty()).map(PathBuf::from)
 }
 
-/// The reloads of one daemon, with their families for `/metrics`. Clones are the same one.
+/// The reloads of one daemon, with their metric families. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Reloads {
-    standing: Arc<Mutex<Standing>>,
+    state: Arc<Mutex<State>>,
     successful: IntGauge,
     success_timestamp: Gauge,
 }
 
 #[derive(Debug)]
-struct Standing {
-    word: Word,
+struct State {
+    record: Record,
     directory: Option<PathBuf>,
-    /// When the configuration in force was taken up, in seconds since the epoch.
+    /// When the current configuration was put in force, in seconds since the epoch.
     in_force_since: u64,
 }
 
 impl Reloads {
-    /// None so far: the configuration in force is that of the start, which is now. The word is kept in `directory`.
+    /// No reloads yet: the configuration of the start is in force since now. The record is written to `directory`.
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
-        let word = Word { pid: std::process::id(), begun: 0, ended: 0, last: None };
-        let standing = Standing { word, directory, in_force_since: clock::wall().epoch_seconds() };
-        standing.give_word();
+        let record = Record { pid: std::process::id(), begun: 0, ended: 0, last: None };
+        let state = State { record, directory, in_force_since: clock::wall().epoch_seconds() };
+        state.write_record();
         let successful = IntGauge::new(
             "netring_config_last_reload_successful",
-            "Whether the last reload of the configuration took it up (1), or refused it and kept the one before (0).",
+            "Whether the last reload of the configuration succeeded (1) or was refused, so that the old one stays in force (0).",
         );
         let success_timestamp = Gauge::new(
             "netring_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was taken up, in seconds since the epoch.",
+            "When the configuration in force was loaded, in seconds since the epoch.",
         );
         Self {
-            standing: Arc::new(Mutex::new(standing)),
+            state: Arc::new(Mutex::new(state)),
             successful: successful.expect("the name and the text are valid"),
             success_timestamp: success_timestamp.expect("the name and the text are valid"),
         }
     }
 
-    /// One begins. To be called before the configuration is read.
+    /// Records that a reload begins. Must be called before the configuration is read.
     pub fn begin(&self) {
-        let mut standing = self.lock();
-        standing.word.begun += 1;
-        standing.give_word();
+        let mut state = self.lock();
+        state.record.begun += 1;
+        state.write_record();
     }
 
-    /// It has ended.
+    /// Records how a reload ended.
     pub fn end(&self, outcome: Outcome) {
-        let mut standing = self.lock();
+        let mut state = self.lock();
         if matches!(outcome, Outcome::InForce { .. }) {
-            standing.in_force_since = clock::wall().epoch_seconds();
+            state.in_force_since = clock::wall().epoch_seconds();
         }
-        standing.word.ended = standing.word.begun;
-        standing.word.last = Some(outcome);
-        standing.give_word();
+        state.record.ended = state.record.begun;
+        state.record.last = Some(outcome);
+        state.write_record();
     }
 
-    /// Whether the last one was refused: the operator believes in settings that are not in force.
+    /// Whether the last one was refused, so that the settings in the file are not those in force.
     #[must_use]
     pub fn refused(&self) -> bool {
-        matches!(self.lock().word.last, Some(Outcome::Refused { .. }))
+        matches!(self.lock().record.last, Some(Outcome::Refused { .. }))
     }
 
-    /// When the configuration in force was taken up, in seconds since the epoch.
+    /// When the current configuration was put in force, in seconds since the epoch.
     #[must_use]
     pub fn in_force_since(&self) -> u64 {
         self.lock().in_force_since
     }
 
-    fn lock(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,12 +168,12 @@ impl Default for Reloads {
     }
 }
 
-impl Standing {
-    fn give_word(&self) {
+impl State {
+    fn write_record(&self) {
         let Some(directory) = &self.directory else { return };
-        if let Err(error) = self.word.write(directory) {
+        if let Err(error) = self.record.write(directory) {
             let path = directory.join(FILE);
-            tracing::warn!(file = %path.display(), %error, "cannot write down what became of a reload");
+            tracing::warn!(file = %path.display(), %error, "cannot write the result of a reload");
         }
     }
 }
@@ -182,32 +182,32 @@ impl Standing {
 mod tests {
     use super::*;
 
-    fn read(directory: &Path) -> Word {
-        Word::read(directory).unwrap().unwrap()
+    fn read(directory: &Path) -> Record {
+        Record::read(directory).unwrap().unwrap()
     }
 
     #[test]
-    fn the_word_tells_what_has_begun_and_how_the_last_one_ended() {
+    fn the_record_counts_reloads_and_holds_the_result_of_the_last_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        assert_eq!(Word::read(path).unwrap(), None);
+        assert_eq!(Record::read(path).unwrap(), None);
         let reloads = Reloads::new(Some(path.into()));
         let (pid, why) = (std::process::id(), "file:1:1: wrong\nfile:2:1: also wrong".to_owned());
-        assert_eq!(read(path), Word { pid, begun: 0, ended: 0, last: None });
+        assert_eq!(read(path), Record { pid, begun: 0, ended: 0, last: None });
         reloads.begin();
-        assert_eq!(read(path), Word { pid, begun: 1, ended: 0, last: None });
+        assert_eq!(read(path), Record { pid, begun: 1, ended: 0, last: None });
         reloads.end(Outcome::Refused { why: why.clone() });
-        assert_eq!(read(path), Word { pid, begun: 1, ended: 1, last: Some(Outcome::Refused { why }) });
+        assert_eq!(read(path), Record { pid, begun: 1, ended: 1, last: Some(Outcome::Refused { why }) });
         reloads.begin();
         let in_force = Outcome::InForce { waiting: vec!["member.server".into()] };
         reloads.end(in_force.clone());
-        assert_eq!(read(path), Word { pid, begun: 2, ended: 2, last: Some(in_force) });
+        assert_eq!(read(path), Record { pid, begun: 2, ended: 2, last: Some(in_force) });
         let left: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [FILE]);
     }
 
     #[test]
-    fn a_refusal_is_told_until_a_configuration_is_in_force_and_leaves_its_time() {
+    fn a_refusal_lasts_until_a_reload_succeeds_and_leaves_the_time_as_it_was() {
         let reloads = Reloads::default();
         let start = reloads.in_force_since();
         assert!(!reloads.refused() && start > 0);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_stops_nothing() {
+    fn an_unwritable_directory_does_not_stop_a_reload() {
         let reloads = Reloads::new(Some("/nonexistent/netring".into()));
         reloads.begin();
         reloads.end(Outcome::Refused { why: String::new() });

@@ -1,4 +1,4 @@
-//! The signals a daemon heeds.
+//! The signals that a daemon handles.
 
 use std::io;
 
@@ -7,13 +7,13 @@ use tokio::signal::unix::{self, SignalKind};
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Leave the ring and end: SIGTERM, or SIGINT from Ctrl-C.
+    /// Leave the ring and exit: SIGTERM, or SIGINT from Ctrl-C.
     Stop,
     /// Read the configuration again: SIGHUP.
     Reload,
 }
 
-/// The signals of this process from now on; their default effect is gone for the rest of its life.
+/// Receives the signals of this process. Their default actions are disabled for the rest of the process's life.
 #[derive(Debug)]
 pub struct Signals {
     terminate: unix::Signal,
@@ -22,11 +22,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to heed them. Must run inside a tokio runtime with its I/O driver on.
+    /// Installs the handlers. Must be called inside a tokio runtime with its I/O driver enabled.
     ///
     /// # Errors
     ///
-    /// The kernel refuses a handler or a descriptor.
+    /// A handler or a file descriptor cannot be had.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
@@ -35,8 +35,8 @@ impl Signals {
         })
     }
 
-    /// The next one. Several of a kind that came meanwhile count once, and a stop goes before a reload. May be cancelled
-    /// without losing any.
+    /// Waits for the next signal. Several pending signals of one kind count once, and a stop comes before a reload. Cancelling
+    /// the wait loses no signal.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             biased;
@@ -60,9 +60,9 @@ mod tests {
         assert_eq!(unsafe { libc::kill(libc::getpid(), signal) }, 0);
     }
 
-    // One test for all, because signals belong to the process.
+    // One test for all signals, because they are per process.
     #[tokio::test]
-    async fn each_signal_is_what_it_asks_for() {
+    async fn each_signal_is_received_as_its_request() {
         let mut signals = Signals::new().unwrap();
         for (signal, asked) in
             [(libc::SIGHUP, Signal::Reload), (libc::SIGTERM, Signal::Stop), (libc::SIGINT, Signal::Stop)]
@@ -70,6 +70,6 @@ mod tests {
             raise(signal);
             assert_eq!(timeout(Duration::from_secs(10), signals.next()).await, Ok(asked), "signal {signal}");
         }
-        assert!(timeout(Duration::from_millis(50), signals.next()).await.is_err(), "none is left over");
+        assert!(timeout(Duration::from_millis(50), signals.next()).await.is_err(), "no signal is pending");
     }
 }

@@ -1,7 +1,8 @@
-//! The state directory: small files that outlive a restart, written so that a crash leaves the old one or the new one.
+//! The state directory: small files that survive a restart. Writes are atomic: after a crash a file is either the old one or
+//! the new one.
 //!
-//! One process at a time owns a directory, by a lock on it: two members that share one would share an identity, and that
-//! would make two sites look like one.
+//! A process locks its directory, because two members with the same directory would have the same identity, and two sites
+//! would look like one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -17,10 +18,10 @@ const INSTANCE_ID: &str = "instance-id";
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It is not there and cannot be made, or cannot be written.
+    /// It does not exist and cannot be created, or is not writable.
     #[error(
-        "cannot use the state directory {}: {cause}; it must be a directory that this user may write, such as one that \
-         StateDirectory= of the unit makes or --state-dir names", path.display()
+        "cannot use the state directory {}: {cause}; it must be a directory that this user may write, as set by \
+         StateDirectory= in the unit or by --state-dir", path.display()
     )]
     Unusable {
         /// The directory.
@@ -28,7 +29,7 @@ pub enum StateError {
         /// What the kernel said.
         cause: io::Error,
     },
-    /// Another process has it.
+    /// Another process has locked it.
     #[error(
         "cannot use the state directory {}: another netring process uses it; give each daemon a directory of its own",
         path.display()
@@ -55,7 +56,7 @@ pub enum StateError {
     },
 }
 
-/// A state directory that this process owns until the last clone goes.
+/// A state directory, locked by this process until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -64,41 +65,41 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Where the state belongs: the first directory of `$STATE_DIRECTORY` (systemd.exec(5)), else what `--state-dir` says.
+    /// The path of the state directory: the first one in `$STATE_DIRECTORY` (systemd.exec(5)), else that of `--state-dir`.
     #[must_use]
     pub fn locate(flag: Option<&Path>) -> Option<PathBuf> {
         located(std::env::var("STATE_DIRECTORY").ok().as_deref(), flag)
     }
 
-    /// Takes the directory; makes it, readable by this user only, where it is missing.
+    /// Opens and locks the directory. If it does not exist, creates it, readable by this user only.
     ///
     /// # Errors
     ///
-    /// It cannot be made or written, or another process has it. A disk that is only full, or that the kernel has made
-    /// read-only after an error, is none: what is there can be read.
+    /// It cannot be created or written, or another process has locked it. A disk that is full, or that the kernel has made
+    /// read-only after an error, is not an error here: existing files can still be read.
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let handle = match made_and_opened(&path) {
             Ok(handle) => handle,
             Err(cause) => return Err(StateError::Unusable { path, cause }),
         };
-        // A file system without locks is used without: the lock guards against a mistake, not against data loss.
+        // On a file system without locks the directory is used unlocked: the lock only guards against a set-up mistake.
         if let Err(TryLockError::WouldBlock) = handle.try_lock() {
             return Err(StateError::InUse { path });
         }
         let state = Self { path, handle: Arc::new(handle) };
         match state.try_writing() {
             Ok(()) => Ok(state),
-            // It may be better when something is written; whoever writes is told.
-            Err(e) if is_of_the_disk(e.kind()) => Ok(state),
+            // The disk may have recovered by the time of the first write; if not, that write reports the error.
+            Err(e) if is_disk_error(e.kind()) => Ok(state),
             Err(cause) => Err(StateError::Unusable { path: state.path, cause }),
         }
     }
 
-    /// What the file `name` holds; `None` where there is no such file.
+    /// The content of the file `name`; `None` if there is no such file.
     ///
     /// # Errors
     ///
-    /// It is there and cannot be read.
+    /// The file exists but cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);
         match fs::read(&path) {
@@ -108,22 +109,22 @@ impl StateDir {
         }
     }
 
-    /// Makes the file `name` hold `bytes`. When this returns they are on the disk; after a crash at any moment the file
-    /// holds either what it held or all of `bytes`. One writer per name at a time.
+    /// Replaces the content of the file `name`. When this returns, `bytes` are on the disk. After a crash at any moment the
+    /// file holds either its old content or all of `bytes`. Only one writer per name at a time.
     ///
     /// # Errors
     ///
-    /// It cannot be written; the file then holds what it held.
+    /// The file cannot be written; its content is unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let written = self.replace(name, bytes).map(drop);
         written.map_err(|cause| StateError::Write { path: self.path.join(name), cause })
     }
 
-    /// As [`StateDir::write`], for a file that goes on to grow: gives it, open at its end.
+    /// As [`StateDir::write`], but returns the file, open for appending at its end.
     ///
     /// # Errors
     ///
-    /// What the kernel said; the file then holds what it held.
+    /// The file cannot be written; its content is unchanged.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let new = self.unfinished(name);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -134,11 +135,11 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes the file `name`. One that is not there is as good as removed.
+    /// Removes the file `name`. It is not an error if there is no such file.
     ///
     /// # Errors
     ///
-    /// It is still there.
+    /// The file cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
@@ -168,45 +169,44 @@ fn made_and_opened(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)
 }
 
-/// Whether a failure to write is the disk's condition, which may pass, and not a mistake in the set-up.
-fn is_of_the_disk(kind: io::ErrorKind) -> bool {
+/// Whether a write error comes from the state of the disk, which may recover, and not from a mistake in the set-up.
+fn is_disk_error(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Where an identity comes from.
+/// Where an instance id comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// It was in the state directory.
-    Known,
-    /// It is new, and the state directory holds it from now on.
+pub enum IdSource {
+    /// It was read from the state directory.
+    Stored,
+    /// It is new and was written to the state directory.
     New,
-    /// The state directory held something that is no identity; that was put aside as `instance-id.unreadable`, and a new
-    /// identity is held from now on.
+    /// The stored file was not a valid id. It was renamed to `instance-id.unreadable`, and a new id was written.
     Replaced,
-    /// It is new and ends with this process, because there is no state directory.
+    /// It is new and is lost when the process ends, because there is no state directory.
     InMemory,
 }
 
-/// The identity of a member that has none configured: the one in the state directory, or a new one that is kept there.
+/// The instance id of a member without `member.instance_id`: the one in the state directory, or a new one, which is stored.
 ///
 /// # Errors
 ///
-/// The directory's file cannot be read or written: a member that would be another one after each start must not start.
-pub fn instance_id(directory: Option<&StateDir>) -> Result<(InstanceId, Kept), StateError> {
-    let Some(directory) = directory else { return Ok((InstanceId::random(), Kept::InMemory)) };
-    let kept = match directory.read(INSTANCE_ID)? {
+/// The file cannot be read or written. The member must not start then: it would have a different identity after each start.
+pub fn instance_id(directory: Option<&StateDir>) -> Result<(InstanceId, IdSource), StateError> {
+    let Some(directory) = directory else { return Ok((InstanceId::random(), IdSource::InMemory)) };
+    let source = match directory.read(INSTANCE_ID)? {
         Some(bytes) => match std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()) {
-            Some(id) => return Ok((id, Kept::Known)),
+            Some(id) => return Ok((id, IdSource::Stored)),
             None => {
                 directory.write(&format!("{INSTANCE_ID}.unreadable"), &bytes)?;
-                Kept::Replaced
+                IdSource::Replaced
             }
         },
-        None => Kept::New,
+        None => IdSource::New,
     };
     let id = InstanceId::random();
     directory.write(INSTANCE_ID, format!("{id}\n").as_bytes())?;
-    Ok((id, kept))
+    Ok((id, source))
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_s_directory_goes_before_the_flag() {
+    fn state_directory_of_systemd_overrides_the_flag() {
         let flag = Some(Path::new("/flag"));
         assert_eq!(located(Some("/var/lib/netring:/var/lib/other"), flag), Some("/var/lib/netring".into()));
         assert_eq!(located(Some(""), flag), Some("/flag".into()));
@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_made_for_this_user_only() {
+    fn a_missing_directory_is_created_for_this_user_only() {
         let (_parent, state) = opened();
         assert_eq!(fs::metadata(&state.path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(&state.path).unwrap().count(), 0, "the check that it can be written leaves nothing");
+        assert_eq!(fs::read_dir(&state.path).unwrap().count(), 0, "the test file of the write check is removed");
     }
 
     #[test]
-    fn a_path_that_cannot_be_used_is_named_with_what_would_be_right() {
+    fn the_error_for_an_unusable_path_names_it_and_says_what_is_needed() {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_whole_and_readable_by_this_user_only() {
+    fn a_file_is_read_back_unchanged_and_readable_by_this_user_only() {
         let (_parent, state) = opened();
         assert_eq!(state.read("roster").unwrap(), None);
         for bytes in [&b"first and longer"[..], b"second", b""] {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_a_crash_cut_short_leaves_the_old_file_and_stops_no_later_one() {
+    fn a_write_interrupted_by_a_crash_leaves_the_old_file_and_does_not_hinder_later_writes() {
         let (_parent, state) = opened();
         state.write("roster", b"old").unwrap();
         fs::write(state.unfinished("roster"), b"ne").unwrap();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_names_the_file_and_keeps_what_it_held() {
+    fn a_failed_write_names_the_file_and_leaves_its_content_unchanged() {
         let (_parent, state) = opened();
         state.write("roster", b"old").unwrap();
         fs::create_dir(state.unfinished("roster")).unwrap();
@@ -293,36 +293,36 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_made_once_and_then_known() {
+    fn an_instance_id_is_created_once_and_then_read() {
         let (_parent, state) = opened();
-        let (made, kept) = instance_id(Some(&state)).unwrap();
-        assert_eq!(kept, Kept::New);
-        assert_eq!(instance_id(Some(&state)).unwrap(), (made, Kept::Known));
+        let (created, source) = instance_id(Some(&state)).unwrap();
+        assert_eq!(source, IdSource::New);
+        assert_eq!(instance_id(Some(&state)).unwrap(), (created, IdSource::Stored));
     }
 
     #[test]
-    fn something_that_is_no_identity_is_put_aside_and_replaced_once() {
+    fn an_invalid_instance_id_is_kept_under_another_name_and_replaced_once() {
         for corrupt in [&b""[..], b"two words\n", b"\xff\xfe", &[b'a'; 200]] {
             let (_parent, state) = opened();
             state.write(INSTANCE_ID, corrupt).unwrap();
-            let (made, kept) = instance_id(Some(&state)).unwrap();
-            assert_eq!(kept, Kept::Replaced);
-            assert_eq!(instance_id(Some(&state)).unwrap(), (made, Kept::Known));
+            let (created, source) = instance_id(Some(&state)).unwrap();
+            assert_eq!(source, IdSource::Replaced);
+            assert_eq!(instance_id(Some(&state)).unwrap(), (created, IdSource::Stored));
             assert_eq!(state.read("instance-id.unreadable").unwrap().as_deref(), Some(corrupt));
         }
     }
 
     #[test]
-    fn an_identity_that_cannot_be_kept_is_an_error() {
+    fn an_instance_id_that_cannot_be_stored_is_an_error() {
         let (_parent, state) = opened();
         fs::create_dir(state.unfinished(INSTANCE_ID)).unwrap();
         assert!(matches!(instance_id(Some(&state)), Err(StateError::Write { .. })));
     }
 
     #[test]
-    fn without_a_directory_each_identity_is_new() {
-        let (one, kept) = instance_id(None).unwrap();
-        assert_eq!(kept, Kept::InMemory);
+    fn without_a_directory_each_instance_id_is_new() {
+        let (one, source) = instance_id(None).unwrap();
+        assert_eq!(source, IdSource::InMemory);
         assert_ne!(one, instance_id(None).unwrap().0);
     }
 }

@@ -1,8 +1,8 @@
-//! Speaking with systemd: readiness, status, watchdog, reload, and a listening socket it may hand over.
+//! The interface to systemd: readiness, status, watchdog and reload notifications, and socket activation.
 //!
-//! Outside systemd all of it does nothing. Every message is one datagram (sd_notify(3)), sent by a thread of its own: a
-//! service manager that does not read its socket blocks whoever writes to it, and must not hold up the daemon. A message
-//! that cannot be sent is logged once and never stops the daemon.
+//! Without systemd, everything here does nothing. Each notification is one datagram (sd_notify(3)). A separate thread sends
+//! them, because a service manager that does not read its socket would block the sender. If sending fails, the first failure
+//! in a row is logged and the daemon continues.
 
 use std::fs::File;
 use std::io;
@@ -15,16 +15,17 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use socket2::Socket;
 
-/// The longest status, in characters: what fits on a line of `systemctl status`.
+/// The longest status, in characters: what fits on one line of `systemctl status`.
 const STATUS_MAX: usize = 200;
 
-/// How many messages may wait for a service manager that does not read; later ones are dropped, and said again soon.
+/// The most messages that may wait for a service manager that does not read. Later ones are dropped; status and watchdog
+/// messages are sent again every second or so anyway.
 const QUEUE_MAX: usize = 32;
 
-/// How long the last word waits to be sent.
-const LAST_WORD: Duration = Duration::from_millis(100);
+/// How long [`Notifier::flush`] waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Tells the service manager how the daemon is. Messages are sent in order, in the background.
+/// Sends notifications to the service manager, in order and in the background.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     queue: Option<SyncSender<Message>>,
@@ -34,12 +35,12 @@ pub struct Notifier {
 enum Message {
     States(Vec<NotifyState<'static>>),
     Status(String),
-    /// Nothing to send: tells when all before it has been sent.
-    Sent(SyncSender<()>),
+    /// Sends nothing; answers as soon as every message queued before it has been sent.
+    Flush(SyncSender<()>),
 }
 
 impl Notifier {
-    /// To the service manager named by `NOTIFY_SOCKET`; to nobody where there is none.
+    /// Notifies the service manager that `NOTIFY_SOCKET` names; nobody if it is unset.
     #[must_use]
     pub fn from_env() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -48,54 +49,54 @@ impl Notifier {
         let (queue, messages) = sync_channel(QUEUE_MAX);
         let thread = std::thread::Builder::new().name("netring-notify".into()).spawn(move || send_all(&messages));
         if let Err(e) = &thread {
-            tracing::warn!("cannot tell systemd how the daemon is: {e}");
+            tracing::warn!("cannot notify systemd: {e}");
         }
         Self { queue: thread.is_ok().then_some(queue) }
     }
 
-    /// The daemon serves, also again after a reload.
+    /// The daemon is ready: after the start, and after each reload.
     pub fn ready(&self) {
-        self.put(Message::States(vec![NotifyState::Ready]));
+        self.send(Message::States(vec![NotifyState::Ready]));
     }
 
-    /// The line that `systemctl status` shows: control characters become spaces, and what is too long is cut.
+    /// Sets the line that `systemctl status` shows. Control characters become spaces; a long text is truncated.
     pub fn status(&self, text: &str) {
         let mut line: String = text.chars().take(STATUS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
         if text.chars().nth(STATUS_MAX).is_some() {
             line.push('…');
         }
-        self.put(Message::Status(line));
+        self.send(Message::Status(line));
     }
 
-    /// The configuration is being read again; [`Notifier::ready`] ends it.
+    /// The configuration is being reloaded; [`Notifier::ready`] ends the reload.
     pub fn reloading(&self) {
-        // `Type=notify-reload` tells this reload from an older one by the time, which must be in the same message.
+        // `Type=notify-reload` requires the time in the same message, to distinguish this reload from an earlier one.
         let now = NotifyState::monotonic_usec_now().ok();
-        self.put(Message::States([NotifyState::Reloading].into_iter().chain(now).collect()));
+        self.send(Message::States([NotifyState::Reloading].into_iter().chain(now).collect()));
     }
 
-    /// The daemon is on its way out. Waits a moment for this and all before it to be sent.
+    /// The daemon is stopping. Waits briefly until this and all earlier messages are sent.
     pub fn stopping(&self) {
-        self.put(Message::States(vec![NotifyState::Stopping]));
-        self.all_sent();
+        self.send(Message::States(vec![NotifyState::Stopping]));
+        self.flush();
     }
 
-    /// Waits until all that was said has been sent; a moment at most, where the service manager does not read.
-    pub fn all_sent(&self) {
-        let (sent, all_sent) = sync_channel(1);
-        // Where it finds no room the sender is gone with it, and nothing is waited for.
-        self.put(Message::Sent(sent));
-        let _ = all_sent.recv_timeout(LAST_WORD);
+    /// Waits until all queued messages are sent, but at most 100 ms in case the service manager does not read.
+    pub fn flush(&self) {
+        let (sender, flushed) = sync_channel(1);
+        // If the queue is full, the message and its sender are dropped, and the wait ends at once.
+        self.send(Message::Flush(sender));
+        let _ = flushed.recv_timeout(FLUSH_TIMEOUT);
     }
 
-    /// All vital loops move.
+    /// Resets the watchdog: no vital loop is stalled.
     pub fn watchdog(&self) {
-        self.put(Message::States(vec![NotifyState::Watchdog]));
+        self.send(Message::States(vec![NotifyState::Watchdog]));
     }
 
-    fn put(&self, message: Message) {
+    fn send(&self, message: Message) {
         if let Some(queue) = &self.queue {
-            // A full queue means that nobody has been listening for long: what does not fit is not missed.
+            // The queue is full only if the service manager has not read for a while; then the message would be lost anyway.
             let _ = queue.try_send(message);
         }
     }
@@ -109,22 +110,22 @@ fn send_all(messages: &Receiver<Message>) {
         let result = match &message {
             Message::States(states) => spare.notify(states),
             Message::Status(line) => spare.notify(&[NotifyState::Status(line)]),
-            Message::Sent(sent) => {
-                let _ = sent.try_send(());
+            Message::Flush(flushed) => {
+                let _ = flushed.try_send(());
                 continue;
             }
         };
         if let Err(e) = &result
             && !failing
         {
-            tracing::warn!("cannot tell systemd how the daemon is: {e}");
+            tracing::warn!("cannot notify systemd: {e}");
         }
         failing = result.is_err();
     }
 }
 
-/// A descriptor kept for the worst: each message takes a socket of its own, and a daemon that has run out of descriptors must
-/// still be able to say so, and that it is alive.
+/// A file descriptor held in reserve. Each message opens a socket, and a daemon that has run out of descriptors must still be
+/// able to report its status and reset the watchdog.
 struct Spare(Option<File>);
 
 impl Spare {
@@ -145,7 +146,7 @@ impl Spare {
     }
 }
 
-/// Within what time the service manager wants to hear from the watchdog, where it wants to; half of it is a good interval.
+/// The watchdog timeout of the service manager, if the watchdog is enabled. Notifications should come twice in that time.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
@@ -154,41 +155,41 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// Why a socket from the service manager cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// `LISTEN_FDS` and its companions make no sense, or name a descriptor that is not open.
-    #[error("cannot take the socket that systemd hands over (LISTEN_FDS)")]
+    /// `LISTEN_FDS` or `LISTEN_PID` is invalid, or the descriptor is not open.
+    #[error("cannot use the socket passed by systemd (LISTEN_FDS)")]
     Unreadable(#[source] io::Error),
-    /// It is something else.
+    /// The descriptor is not a listening TCP socket.
     #[error(
-        "cannot use the socket that systemd hands over: it is no listening TCP socket; the .socket unit needs \
-         ListenStream= with a port, and Accept=no"
+        "cannot use the socket passed by systemd: it is not a listening TCP socket; the .socket unit needs ListenStream= \
+         with a port, and Accept=no"
     )]
     NotListening,
 }
 
-/// Whether systemd hands a socket over to this process, be it one that can be used or not.
+/// Whether systemd passed a socket to this process, usable or not.
 #[must_use]
-pub fn hands_over() -> bool {
+pub fn passes_socket() -> bool {
     sd_notify::listen_fds().is_ok_and(|descriptors| descriptors.len() > 0)
 }
 
-/// The first socket that systemd hands over to this process (`LISTEN_PID`, `LISTEN_FDS`), non-blocking; its name is not
-/// looked at. The socket is given out once: later calls find none.
+/// The first socket that systemd passed to this process (`LISTEN_PID`, `LISTEN_FDS`), set to non-blocking, whatever its name.
+/// Only the first call returns it; later calls return `None`.
 ///
 /// # Errors
 ///
-/// It cannot be taken, or is no listening TCP socket.
+/// The socket cannot be used, or is not a listening TCP socket.
 pub fn listener() -> Result<Option<TcpListener>, HandoverError> {
-    static GIVEN_OUT: AtomicBool = AtomicBool::new(false);
+    static TAKEN: AtomicBool = AtomicBool::new(false);
     let mut descriptors = sd_notify::listen_fds().map_err(HandoverError::Unreadable)?;
     let Some(first) = descriptors.next() else { return Ok(None) };
-    if GIVEN_OUT.swap(true, Ordering::SeqCst) {
+    if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
     if descriptors.len() > 0 {
-        tracing::warn!("systemd hands over {} sockets; only the first is used", descriptors.len() + 1);
+        tracing::warn!("systemd passed {} sockets; only the first is used", descriptors.len() + 1);
     }
-    // SAFETY: by the protocol of sd_listen_fds(3) this descriptor was opened for us and belongs to nobody else in the
-    // process; `listen_fds` has just found it open, and `GIVEN_OUT` makes this the only owner.
+    // SAFETY: by the protocol of sd_listen_fds(3) this descriptor was opened for this process and nothing else in it owns
+    // the descriptor; `listen_fds` has just found it open, and `TAKEN` makes this the only owner.
     let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(first) });
     let inet = socket.local_addr().is_ok_and(|address| address.as_socket().is_some());
     if !inet || !socket.is_listener().unwrap_or(false) {
@@ -208,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs one of the ignored tests below as a process of its own, because what it looks at belongs to a process.
+    /// Runs one of the ignored tests below as a separate process, because environment and descriptors are per process.
     fn child(test: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", &format!("host::systemd::tests::{test}"), "--ignored", "--nocapture"]);
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     #[ignore = "run as a child process by another test"]
-    fn tells_everything() {
+    fn sends_every_message() {
         let notifier = Notifier::from_env();
         notifier.ready();
         notifier.status("12 peers\nREADY=0\u{1b}");
@@ -241,7 +242,7 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let output =
-            child("tells_everything").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "6000000").output().unwrap();
+            child("sends_every_message").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "6000000").output().unwrap();
         assert_eq!(said(&output), "Some(6s)");
         let receive = || {
             let mut message = [0; 4096];
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     #[ignore = "run as a child process by another test"]
-    fn talks_to_a_wall() {
+    fn sends_more_than_the_queue_holds() {
         let notifier = Notifier::from_env();
         for n in 0..1000 {
             notifier.status(&n.to_string());
@@ -270,16 +271,20 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_never_reads_holds_nobody_up() {
+    fn a_service_manager_that_never_reads_does_not_block_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let _never_read = UnixDatagram::bind(&path).unwrap();
-        let mut child = child("talks_to_a_wall").env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = child("sends_more_than_the_queue_holds")
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let deadline = crate::clock::monotonic() + Duration::from_secs(20);
         while child.try_wait().unwrap().is_none() {
             if crate::clock::monotonic() > deadline {
                 child.kill().unwrap();
-                panic!("the daemon waits for its manager");
+                panic!("the daemon is blocked by the service manager");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -287,18 +292,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_and_nothing_fails_where_nobody_listens() {
+    fn without_a_service_manager_nothing_is_sent_and_nothing_fails() {
         let output =
-            child("tells_everything").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").output().unwrap();
+            child("sends_every_message").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").output().unwrap();
         assert_eq!(said(&output), "None");
-        let output = child("tells_everything").env("NOTIFY_SOCKET", "/nonexistent/socket").output().unwrap();
+        let output = child("sends_every_message").env("NOTIFY_SOCKET", "/nonexistent/socket").output().unwrap();
         assert_eq!(said(&output), "None");
     }
 
     #[test]
-    fn a_watchdog_meant_for_another_process_is_not_ours() {
+    fn a_watchdog_of_another_process_is_ignored() {
         let output =
-            child("tells_everything").env("WATCHDOG_USEC", "6000000").env("WATCHDOG_PID", "1").output().unwrap();
+            child("sends_every_message").env("WATCHDOG_USEC", "6000000").env("WATCHDOG_PID", "1").output().unwrap();
         assert_eq!(said(&output), "None");
     }
 
@@ -316,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Starts the child the way systemd does: the socket as descriptor 3, and the variables set for its process id.
+    /// Starts the child as systemd does: the socket as descriptor 3, and the variables set for the child's process id.
     fn hand_over(descriptor: RawFd, own_pid: bool) -> String {
         let exe = std::env::current_exe().unwrap();
         let pid = if own_pid { "$$" } else { "1" };
@@ -325,7 +330,7 @@ mod tests {
         );
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script).arg(exe).stdin(Stdio::null());
-        // SAFETY: dup2(2) is async-signal-safe and touches no memory of ours.
+        // SAFETY: dup2(2) is async-signal-safe and does not access memory of this process.
         unsafe {
             command.pre_exec(move || match libc::dup2(descriptor, 3) {
                 3 => Ok(()),
@@ -335,7 +340,7 @@ mod tests {
         said(&command.output().unwrap())
     }
 
-    /// A descriptor that is surely not 3, so that `dup2` makes a copy without close-on-exec.
+    /// A copy with a number of at least 100, so that `dup2` to 3 makes a descriptor without close-on-exec.
     fn high(descriptor: &impl AsRawFd) -> OwnedFd {
         // SAFETY: `fcntl` with F_DUPFD_CLOEXEC gives a new descriptor that nobody else owns.
         unsafe { OwnedFd::from_raw_fd(libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 100)) }
@@ -349,19 +354,19 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_meant_for_another_process_is_not_taken() {
+    fn a_socket_passed_to_another_process_is_not_taken() {
         let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert_eq!(hand_over(high(&held).as_raw_fd(), false), "none");
     }
 
     #[test]
-    fn anything_but_a_listening_tcp_socket_is_refused_with_what_would_be_right() {
+    fn anything_but_a_listening_tcp_socket_is_an_error_that_says_what_is_needed() {
         let datagram = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
         for descriptor in [high(&datagram), high(&unix), high(&file)] {
             let said = hand_over(descriptor.as_raw_fd(), true);
-            assert!(said.contains("no listening TCP socket; the .socket unit needs ListenStream="), "{said}");
+            assert!(said.contains("not a listening TCP socket; the .socket unit needs ListenStream="), "{said}");
         }
     }
 }

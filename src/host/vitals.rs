@@ -1,17 +1,17 @@
-//! Whether the loops that must never stand still are moving.
+//! Detects stalled threads, for the watchdog.
 //!
-//! A vital loop gets a [`Pulse`] with a limit and marks it on every turn. Whoever tells the service manager that all is well
-//! asks [`Vitals::stalled`] first, so that a stuck loop ends in a restart and a busy one does not. A loop that has ended, by a
-//! panic for one, marks no more and so counts as stalled. Limits go by the monotonic clock.
+//! Each vital loop, that is a loop that the daemon cannot work without, gets a [`Pulse`] with a time limit and marks it on
+//! every turn. The daemon resets the watchdog of the service manager only if [`Vitals::stalled`] finds no stalled loop. So a
+//! loop that hangs leads to a restart, and a loop that is merely busy does not. A loop that has ended, for example by a
+//! panic, no longer marks its pulse and counts as stalled. Time is measured by the monotonic clock.
 //!
-//! A loop that is about to wait for something slow, with a time limit of its own, marks with the time that may take
-//! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. One that is about to wait for something
-//! that no restart would make faster, such as a disk that hangs, says so ([`Pulse::mark_away`]) and is not missed meanwhile.
-//! Work that comes and goes, on threads that do so too, is put on record piece by piece ([`Vitals::pieces`]): each must end
-//! within the limit.
+//! A loop that is about to make a slow call with its own time limit marks the pulse with that limit ([`Pulse::mark_for`]), so
+//! that the limit for its other turns can be short. A loop that is about to wait for something that a restart would not
+//! speed up, such as a hanging disk, marks itself as away ([`Pulse::mark_away`]) and is exempt until its next mark. Work done
+//! by short-lived threads is recorded as pieces ([`Vitals::pieces`]), each of which must end within the limit.
 //!
-//! What needs no record: the thread that speaks with the service manager and the one that feeds it, which fall silent by
-//! standing still.
+//! Two threads need no pulse: the one that sends notifications to the service manager and the one that queues them. If
+//! either of them stalls, no notification is sent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,10 +33,10 @@ struct Loop {
     pulse: Pulse,
 }
 
-/// How one loop says that it moves.
+/// The handle by which a loop reports progress.
 #[derive(Clone, Debug)]
 pub struct Pulse {
-    /// How long a turn may take unless it says otherwise.
+    /// The default time limit of a turn.
     limit: Duration,
     shared: Arc<Mutex<Mark>>,
 }
@@ -45,29 +45,29 @@ pub struct Pulse {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
-    /// How long until the next.
+    /// The time until the next mark is due.
     limit: Duration,
-    /// It is the loop's own, not that of the moment it was added.
+    /// Whether the loop has made it; the first mark is made when the loop is added.
     moved: bool,
 }
 
-/// Work of one sort, each piece of which must end in time.
+/// One kind of work, each piece of which must end within a time limit.
 #[derive(Clone, Debug)]
 pub struct Pieces {
     name: &'static str,
     limit: Duration,
-    /// When each that is under way was taken up, by its number.
+    /// When each unfinished piece began, by its number.
     under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
-/// A piece of work. It ends when this is dropped, so it goes to whoever does the work.
+/// A piece of work. It ends when this value is dropped, so the thread that does the work must own it.
 #[derive(Debug)]
 pub struct Piece {
     number: u64,
     under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
-/// A loop that stands still.
+/// A stalled loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stalled {
     /// Its name, as given to [`Vitals::add`].
@@ -78,7 +78,7 @@ pub struct Stalled {
 
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {} has stood still for {} s", self.name, self.silent.as_secs())
+        write!(f, "the {} has been stalled for {} s", self.name, self.silent.as_secs())
     }
 }
 
@@ -101,7 +101,7 @@ impl Vitals {
         pulse
     }
 
-    /// Adds a sort of work each piece of which must end within `limit`.
+    /// Adds a kind of work, each piece of which must end within `limit`.
     #[must_use]
     pub fn pieces(&self, name: &'static str, limit: Duration) -> Pieces {
         let pieces = Pieces { name, limit, under_way: Arc::default() };
@@ -109,20 +109,20 @@ impl Vitals {
         pieces
     }
 
-    /// The first loop, in the order they were added, that has not marked within its limit; or else the first sort of work with
-    /// a piece that has not ended within its.
+    /// The first loop, in the order they were added, that has not marked within its limit; otherwise the first kind of work
+    /// with a piece that has exceeded its limit.
     #[must_use]
     pub fn stalled(&self) -> Option<Stalled> {
         self.stalled_at(clock::monotonic())
     }
 
-    /// Whether every loop has marked since it was added: all of them run.
+    /// Whether every loop has marked since it was added, that is, whether all of them are running.
     #[must_use]
     pub fn all_run(&self) -> bool {
         lock(&self.loops).iter().all(|entry| lock(&entry.pulse.shared).moved)
     }
 
-    /// What [`Vitals::stalled`] would say if everything stood still from now on for so long.
+    /// What [`Vitals::stalled`] would return if no loop marked from now on for this long.
     #[cfg(test)]
     pub(crate) fn stalled_after(&self, later: Duration) -> Option<Stalled> {
         self.stalled_at(clock::monotonic() + later)
@@ -150,22 +150,22 @@ impl Default for Vitals {
 }
 
 impl Pulse {
-    /// The loop has moved.
+    /// The loop has made progress.
     pub fn mark(&self) {
         self.mark_at(clock::monotonic());
     }
 
-    /// The loop has moved, and what it does next may take this much longer than usual.
+    /// The loop has made progress, and its next turn may take this much longer than the default limit.
     pub fn mark_for(&self, longer: Duration) {
         self.mark_until(clock::monotonic(), self.limit + longer);
     }
 
-    /// The loop has moved, and what it does next ends when it ends: it is not missed until it marks again.
+    /// The loop has made progress, and its next turn may take any time: it is exempt until it marks again.
     pub fn mark_away(&self) {
         self.mark_until(clock::monotonic(), Duration::MAX);
     }
 
-    /// How long the loop may sleep, with nothing to do, before it marks again.
+    /// How long an idle loop may sleep before it must mark again.
     #[must_use]
     pub fn idle(&self) -> Duration {
         self.limit / 3
@@ -181,7 +181,7 @@ impl Pulse {
 }
 
 impl Pieces {
-    /// Takes one up.
+    /// Records the start of a piece of work.
     #[must_use]
     pub fn begin(&self) -> Piece {
         self.begin_at(clock::monotonic())
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_loop_is_named_with_its_silence() {
+    fn a_stalled_loop_is_named_with_the_time_since_its_last_mark() {
         let vitals = Vitals::new();
         let start = clock::monotonic();
         let accept = vitals.add_at("accept", LIMIT, start);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_limit_runs_from_the_moment_a_loop_is_added() {
+    fn the_first_limit_starts_when_a_loop_is_added() {
         let vitals = Vitals::new();
         let late = clock::monotonic() + Duration::from_secs(3600);
         let _pulse = vitals.add_at("late", LIMIT, late);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_limit_is_good_for_one_turn() {
+    fn a_longer_limit_applies_to_one_turn() {
         let vitals = Vitals::new();
         let start = clock::monotonic();
         let pulse = vitals.add_at("control", LIMIT, start);
@@ -280,13 +280,13 @@ mod tests {
         assert_eq!(vitals.stalled_at(start + LIMIT * 4), None);
         assert!(vitals.stalled_at(start + LIMIT * 4 + Duration::from_millis(1)).is_some());
         pulse.mark_at(start + LIMIT * 4);
-        assert!(vitals.stalled_at(start + LIMIT * 6).is_some(), "the next turn has the usual one");
+        assert!(vitals.stalled_at(start + LIMIT * 6).is_some(), "the next turn has the default limit");
         pulse.mark_for(LIMIT * 9);
         assert_eq!(vitals.stalled_at(start + LIMIT * 9), None);
     }
 
     #[test]
-    fn a_loop_that_is_away_is_not_missed_until_it_is_back() {
+    fn a_loop_marked_as_away_is_exempt_until_its_next_mark() {
         let vitals = Vitals::new();
         let pulse = vitals.add("journal", LIMIT);
         pulse.mark_away();
@@ -298,11 +298,11 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_piece_of_work_counts_whatever_else_is_done() {
+    fn the_oldest_piece_of_work_counts_even_if_others_end() {
         let vitals = Vitals::new();
         let start = clock::monotonic();
         let pages = vitals.pieces("metrics text", LIMIT);
-        assert_eq!(vitals.stalled_at(start + LIMIT * 100), None, "nothing is to be done");
+        assert_eq!(vitals.stalled_at(start + LIMIT * 100), None, "there is no work");
         let stuck = pages.begin_at(start);
         for turn in 0..10 {
             drop(pages.begin_at(start + LIMIT * turn));

@@ -1,4 +1,4 @@
-//! What the demo shows: who reaches whom, as a table or as a line per change.
+//! The output of the demo: which member reaches which, as a table or as one line per change.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,61 +15,63 @@ use crate::wire::Location;
 /// One site as another sees it.
 #[derive(Clone, Debug, PartialEq)]
 enum Cell {
-    /// Not probed yet, or not lately.
+    /// Not probed yet, or not recently.
     Unknown,
     /// Every check succeeds; the round-trip time.
     Up(Duration),
-    /// A check fails: which one and why, and since when.
+    /// A check fails: which one, why and since when.
     Down { why: String, since: Instant },
 }
 
-/// What one site sees.
+/// The results of one site.
 #[derive(Clone, Debug)]
 struct Row {
     source: Location,
-    /// Nothing where the member was stopped.
+    /// `None` if the member was killed.
     cells: Option<BTreeMap<Location, Cell>>,
 }
 
-/// Who reaches whom at one moment.
+/// The results of all sites at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matrix {
     rows: Vec<Row>,
     now: Option<Instant>,
 }
 
-/// Something worth a line.
+/// A change that is worth a line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
-    /// Everybody reaches everybody.
+    /// Every member reaches every other.
     Complete { members: usize, pairs: usize },
-    /// The demo stopped a member, as it was asked to.
+    /// The demo killed a member, as `--fail` requested.
     Stopped(String),
-    /// A site is out of reach from some others.
+    /// Some sites can no longer reach a site.
     Lost { target: String, sources: Vec<String>, why: String },
-    /// A site is within reach again.
+    /// Some sites can reach a site again.
     Back { target: String, sources: Vec<String> },
-    /// Nobody looks for a site any more: it is off the roster.
+    /// No member probes the site any more: it is no longer on the roster.
     Left(String),
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let from = |sources: &[String]| super::named(&sources.iter().map(String::as_str).collect::<Vec<_>>());
+        let from = |sources: &[String]| super::abbreviated(&sources.iter().map(String::as_str).collect::<Vec<_>>());
         match self {
             Self::Complete { members, pairs } => {
-                write!(f, "the ring is whole: {members} members, all {pairs} pairs connected")
+                write!(f, "all {members} members reach each other ({pairs} pairs)")
             }
-            Self::Stopped(location) => write!(f, "stopping {location}, as asked"),
-            Self::Lost { target, sources, why } => write!(f, "{target} is out of reach ({why}) from {}", from(sources)),
-            Self::Back { target, sources } => write!(f, "{target} is within reach again from {}", from(sources)),
-            Self::Left(target) => write!(f, "{target} has left the ring: its lease ended, and its series with it"),
+            Self::Stopped(location) => write!(f, "killing {location}, as requested by --fail"),
+            Self::Lost { target, sources, why } => write!(f, "{target} is unreachable ({why}) from {}", from(sources)),
+            Self::Back { target, sources } => write!(f, "{target} is reachable again from {}", from(sources)),
+            Self::Left(target) => {
+                write!(f, "{target} was removed from the roster because its lease ended; its metrics are gone")
+            }
         }
     }
 }
 
 impl Matrix {
-    /// What the given members see at `now`.
+    /// The results of the given members at `now`.
     pub(super) fn of<'a, B: Deref<Target = Board>>(
         sites: impl Iterator<Item = (&'a Location, Option<B>)>,
         now: Instant,
@@ -79,7 +81,7 @@ impl Matrix {
         Self { rows: rows.collect(), now: Some(now) }
     }
 
-    /// What has changed since `before`.
+    /// The changes since `before`.
     pub(super) fn changes_since(&self, before: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         let before_of: BTreeMap<_, _> = before.running().collect();
@@ -90,7 +92,7 @@ impl Matrix {
             let (mut watched, mut watched_before) = (false, false);
             for (row, cells, cells_before) in &rows {
                 let old = cells_before.and_then(|cells| cells.get(target));
-                // Who was stopped looks for nobody any more, which says nothing about the target.
+                // A killed member probes nobody any more, which does not mean that the target was removed.
                 watched_before |= old.is_some() && cells.is_some();
                 let new = cells.and_then(|cells| cells.get(target));
                 watched |= new.is_some();
@@ -126,7 +128,7 @@ impl Matrix {
         self.rows.iter().filter_map(|row| Some((&row.source, row.cells.as_ref()?)))
     }
 
-    /// Whether every running member reaches every other, and nobody looks for anyone else.
+    /// Whether every running member reaches every other, and none of them probes anyone else.
     fn is_whole(&self) -> bool {
         let others = self.running().count().saturating_sub(1);
         others > 0
@@ -136,13 +138,13 @@ impl Matrix {
     }
 }
 
-/// What a board says of each location, the worst of its checks first.
+/// The state of each location on a board: the worst of its checks.
 fn cells(board: &Board, now: Instant) -> BTreeMap<Location, Cell> {
     let mut cells = BTreeMap::new();
     for (watched, state) in board.targets(now) {
         let cell = cells.entry(watched.peer.location.clone()).or_insert(Cell::Unknown);
         match (&*cell, state) {
-            // The first failure stands: TCP comes first and explains the others.
+            // The first failure is kept: TCP comes first and explains the others.
             (Cell::Down { .. }, _) | (_, None) => {}
             (_, Some(State { result: Err(failure), since, .. })) => {
                 let check = watched.check.check_type().label();
@@ -161,20 +163,20 @@ fn is_tcp(watched: &Watched) -> bool {
     matches!(watched.check, Check::Tcp)
 }
 
-/// How far into the demo a line was written.
+/// The time since the start of the demo, as printed before a line.
 pub(super) fn stamp(elapsed: Duration) -> String {
     format!("[{:6.1} s]", elapsed.as_secs_f64())
 }
 
-/// A table at the bottom of the terminal that is drawn anew each time, with the news scrolling above it.
+/// A table at the bottom of the terminal, which is redrawn each time, with the changes scrolling above it.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    /// How many lines the last table took.
+    /// The number of lines of the last table.
     lines: usize,
 }
 
 impl Screen {
-    /// Draws the news and then the table in place of the last one.
+    /// Prints the changes, and then the table in place of the last one.
     pub(super) fn draw(
         &mut self,
         out: &mut impl Write,
@@ -186,7 +188,7 @@ impl Screen {
             .map_or((80, 24), |(Width(width), Height(height))| (usize::from(width), usize::from(height)));
         let mut text = String::new();
         if self.lines > 0 {
-            // Up over the last table, and clear from there to the end of the screen.
+            // Move up over the last table and clear to the end of the screen.
             text += &format!("\x1b[{}A\x1b[J", self.lines);
         }
         for change in news {
@@ -203,23 +205,23 @@ impl Screen {
     }
 }
 
-/// What stands over the names of those who look.
+/// The heading of the first column.
 const CORNER: &str = "from / to";
 
-/// The table as lines that fit into the terminal: site by site where there is room, the sites in trouble where not.
+/// The table as lines that fit into the terminal: site by site if there is room, otherwise only the sites that fail.
 fn table(matrix: &Matrix, width: usize, height: usize) -> Vec<String> {
     let longest = matrix.rows.iter().map(|row| row.source.as_str().len()).max().unwrap_or(0);
     let names = longest.max(CORNER.len());
-    // Room for a name and for what is seen in an outage. The ring of five fits into 80 columns.
+    // Wide enough for a name and for the text of a failure. The ring of five fits into 80 columns.
     let column = longest.max("http timeout".len()) + 1;
     let fits = names + column * matrix.rows.len() < width && matrix.rows.len() + 6 < height;
     let mut lines = vec![String::new()];
     if fits {
         lines.extend(site_by_site(matrix, names, column));
     } else {
-        // A line that wraps would take two, and the next table be drawn in the wrong place.
+        // A line that wraps would take two lines, and the next table would be drawn in the wrong place.
         let clipped = |line: String| line.chars().take(width.saturating_sub(1)).collect();
-        lines.extend(in_trouble(matrix, height.saturating_sub(8)).into_iter().map(clipped));
+        lines.extend(summary(matrix, height.saturating_sub(8)).into_iter().map(clipped));
     }
     lines
 }
@@ -234,7 +236,7 @@ fn site_by_site(matrix: &Matrix, names: usize, column: usize) -> Vec<String> {
         let mut line = format!("{:names$}", row.source.as_str());
         for target in matrix.rows.iter().map(|row| &row.source) {
             let cell = match &row.cells {
-                None => Shown::dim("stopped"),
+                None => Shown::dim("killed"),
                 Some(_) if row.source == *target => Shown::dim("-"),
                 Some(cells) => shown(cells.get(target)),
             };
@@ -264,15 +266,15 @@ impl Shown {
 
 fn shown(cell: Option<&Cell>) -> Shown {
     match cell {
-        None => Shown::dim("left"),
+        None => Shown::dim("removed"),
         Some(Cell::Unknown) => Shown::dim("?"),
         Some(Cell::Up(rtt)) => Shown { text: format!("{:.3} ms", rtt.as_secs_f64() * 1e3), colour: "32" },
         Some(Cell::Down { why, .. }) => Shown { text: why.clone(), colour: "31" },
     }
 }
 
-/// For rings too big for a table: the sum, and the sites that somebody cannot reach.
-fn in_trouble(matrix: &Matrix, most: usize) -> Vec<String> {
+/// For rings too large for a table: the totals, and the sites that some members cannot reach.
+fn summary(matrix: &Matrix, most: usize) -> Vec<String> {
     let mut times: Vec<Duration> = Vec::new();
     let (mut unknown, mut down) = (0, BTreeMap::<&Location, (usize, &str, Instant)>::new());
     for (_, cells) in matrix.running() {
@@ -291,7 +293,7 @@ fn in_trouble(matrix: &Matrix, most: usize) -> Vec<String> {
     times.sort_unstable();
     let median = times.get(times.len() / 2).map_or("none".into(), |t| format!("{:.3} ms", t.as_secs_f64() * 1e3));
     let mut lines =
-        vec![format!("{} pairs connected, {failing} failing, {unknown} not known; median {median}", times.len())];
+        vec![format!("{} pairs connected, {failing} failing, {unknown} unknown; median {median}", times.len())];
     let hidden = down.len().saturating_sub(most);
     for (target, (sources, why, since)) in down.into_iter().take(most) {
         let lasted = matrix.now.map_or(Duration::ZERO, |now| now.saturating_duration_since(since));

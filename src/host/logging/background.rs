@@ -1,8 +1,8 @@
-//! The log's own thread: whoever has something to say is never held up by whoever is to take it.
+//! The log thread: writing the log never blocks the threads that log.
 //!
-//! A journal that hangs and a pipe that nobody reads both stop who writes to them. Here that is the thread `netring-log`
-//! alone. What is said meanwhile waits in a bounded queue; what finds no room is counted, and the count is said as soon as
-//! something is taken again. At the end [`LastWords`] waits a moment for what is still on its way.
+//! A journal that hangs, or a pipe that nobody reads, blocks whoever writes to it. Only the thread `netring-log` writes.
+//! Events logged while it is blocked wait in a bounded queue. Events that do not fit are dropped and counted, and the count
+//! is logged as soon as writing succeeds again. At exit, [`FlushGuard`] waits briefly for the queue to drain.
 
 use std::fmt::Debug;
 use std::io::{self, Write};
@@ -21,21 +21,21 @@ use tracing_subscriber::{Layer, Registry};
 use crate::clock;
 use crate::host::vitals::Pulse;
 
-use super::lines::in_words;
+use super::lines::message_with_fields;
 
-/// How many events may wait: some seconds of a daemon that has a lot to say, and some hundred kB.
+/// The most events that may wait: a few seconds of a busy log, or a few hundred kB.
 const QUEUE_MAX: usize = 1000;
 
-/// How long the last words may take to be written.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long [`FlushGuard`] waits for the queue to drain.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How long between two looks at whether they have been.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often [`FlushGuard`] checks whether the queue is empty.
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 
-/// How many fields an event can have, by `tracing`'s own limit.
+/// The most fields an event can have; a limit of `tracing`.
 const FIELDS_MAX: usize = 32;
 
-/// The way to the thread.
+/// A handle to the log thread.
 #[derive(Clone, Debug)]
 pub(super) struct Background {
     queue: SyncSender<Entry>,
@@ -44,30 +44,30 @@ pub(super) struct Background {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Handed over and not written yet.
+    /// Events queued and not written yet.
     pending: AtomicU64,
-    /// Found no room, and nobody has been told.
+    /// Events dropped because the queue was full, and not reported yet.
     dropped: AtomicU64,
 }
 
-/// What the thread's own subscriber writes by.
+/// The layer through which the thread itself writes.
 pub(super) type Direct = Box<dyn Layer<Layered<LevelFilter, Registry>> + Send + Sync>;
 
-/// One event on its way.
+/// One entry of the queue.
 pub(super) enum Entry {
-    /// As the line that it is on stderr.
+    /// A finished line for stderr.
     Line(String),
-    /// As it was said, for the journal.
+    /// An event for the journal.
     Event(Recorded),
 }
 
 impl Background {
-    /// Starts the thread, which gives lines to `write` and events to what it has from `open`; what it has to say itself goes
-    /// there too. To open a journal that hangs takes as long as to write to it.
+    /// Starts the thread. It passes lines to `write` and events to the layer that `open` returns; its own events go to that
+    /// layer too. `open` runs on the thread because opening a journal that hangs blocks as long as writing to it.
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// The system cannot create a thread.
     pub(super) fn start(
         pulse: Pulse,
         open: impl FnOnce() -> Direct + Send + 'static,
@@ -79,16 +79,16 @@ impl Background {
         let thread = std::thread::Builder::new().name("netring-log".into());
         thread.spawn(move || {
             pulse.mark_away();
-            // The level is that of the thread's own words. What has been let through to it is not asked again, and nobody
-            // else is asked for more than the log's own level.
+            // This level filters only the thread's own events. Queued events were filtered before; without a level here the
+            // global maximum would rise, and other threads would build events that the log level excludes.
             let direct = tracing_subscriber::registry().with(LevelFilter::WARN).with(open());
             with_default(direct, || write_all(&inbox, &shared, &pulse, write));
         })?;
         Ok(Self { queue, counts })
     }
 
-    /// Hands an entry over, where there is room for it.
-    pub(super) fn put(&self, entry: Entry) {
+    /// Queues an entry, or drops and counts it if the queue is full.
+    pub(super) fn send(&self, entry: Entry) {
         self.counts.pending.fetch_add(1, Ordering::AcqRel);
         if self.queue.try_send(entry).is_err() {
             self.counts.pending.fetch_sub(1, Ordering::AcqRel);
@@ -97,7 +97,7 @@ impl Background {
     }
 }
 
-/// The thread's life. It is not missed while something is being written: no restart makes a journal take it.
+/// The thread's loop. While it writes it is exempt from the watchdog: a restart would not unblock the journal.
 fn write_all(inbox: &Receiver<Entry>, counts: &Counts, pulse: &Pulse, mut write: impl FnMut(&str)) {
     loop {
         pulse.mark();
@@ -109,42 +109,42 @@ fn write_all(inbox: &Receiver<Entry>, counts: &Counts, pulse: &Pulse, mut write:
         pulse.mark_away();
         match entry {
             Entry::Line(line) => write(&line),
-            Entry::Event(event) => event.say_again(),
+            Entry::Event(event) => event.dispatch(),
         }
         let events = counts.dropped.swap(0, Ordering::AcqRel);
         if events > 0 {
-            tracing::warn!(events, "the log did not keep up: events were dropped");
+            tracing::warn!(events, "log events were dropped because the log could not be written fast enough");
         }
         counts.pending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Held until the end of the daemon: waits a moment for what has been said to be written.
+/// Waits, when dropped at the end of the daemon, until the queued events are written, but not longer than 200 ms.
 #[derive(Debug)]
-pub struct LastWords {
+pub struct FlushGuard {
     pub(super) background: Option<Background>,
 }
 
-impl Drop for LastWords {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         let Some(Background { counts, .. }) = &self.background else { return };
-        let deadline = clock::monotonic() + LAST_WORDS;
+        let deadline = clock::monotonic() + FLUSH_TIMEOUT;
         while counts.pending.load(Ordering::Acquire) > 0 && clock::monotonic() < deadline {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(FLUSH_POLL);
         }
     }
 }
 
-/// Hands each event over as it was said.
+/// Queues a copy of each event for the log thread.
 pub(super) struct Handover(pub(super) Background);
 
 impl<S: Subscriber> Layer<S> for Handover {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.put(Entry::Event(Recorded::of(event)));
+        self.0.send(Entry::Event(Recorded::of(event)));
     }
 }
 
-/// An event with values of its own, so that it can be said again on another thread.
+/// A copy of an event that owns its values, so that another thread can dispatch it.
 pub(super) struct Recorded {
     metadata: &'static Metadata<'static>,
     values: Vec<(Field, Box<dyn Value + Send>)>,
@@ -154,19 +154,19 @@ impl Recorded {
     fn of(event: &Event<'_>) -> Self {
         let mut recorded = Self { metadata: event.metadata(), values: Vec::new() };
         event.record(&mut recorded);
-        // Who reads the journal sees the message and no fields.
+        // journalctl shows only the message, so the message has to contain the fields.
         if let Some((_, message)) = recorded.values.iter_mut().find(|(field, _)| field.name() == "message") {
-            *message = Box::new(display(in_words(event)));
+            *message = Box::new(display(message_with_fields(event)));
         }
         recorded
     }
 
-    fn say_again(&self) {
+    fn dispatch(&self) {
         let Some((any, _)) = self.values.first() else { return };
-        // A field without a value is none.
+        // The array must have a fixed length; entries without a value are ignored.
         let mut values: [(&Field, Option<&dyn Value>); FIELDS_MAX] = [(any, None); FIELDS_MAX];
-        for (place, (field, value)) in values.iter_mut().zip(&self.values) {
-            *place = (field, Some(value.as_ref()));
+        for (entry, (field, value)) in values.iter_mut().zip(&self.values) {
+            *entry = (field, Some(value.as_ref()));
         }
         Event::dispatch(self.metadata, &self.metadata.fields().value_set(&values));
     }
@@ -202,7 +202,7 @@ impl Visit for Recorded {
     }
 }
 
-/// To stderr. Where that is gone there is nobody left to tell.
+/// Writes to stderr. A failure is ignored: there is nowhere else to report it.
 pub(super) fn to_stderr(line: &str) {
     drop(io::stderr().lock().write_all(line.as_bytes()));
 }
@@ -223,7 +223,7 @@ mod tests {
         mutex.lock().unwrap()
     }
 
-    /// What takes lines, unless its gate is shut.
+    /// Collects lines; while `gate` is locked, writing blocks.
     #[derive(Clone, Default)]
     struct Sink {
         lines: Arc<Mutex<Vec<String>>>,
@@ -239,7 +239,7 @@ mod tests {
             }
         }
 
-        /// As the thread writes them, in JSON.
+        /// A log thread that writes here; its own events as JSON.
         fn background(&self, vitals: &Vitals) -> Background {
             let direct = Lines::new(Form::Json, self.write());
             Background::start(vitals.add("log", LIMIT), || Box::new(direct), self.write()).unwrap()
@@ -247,49 +247,49 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_held_up_by_a_log_that_takes_nothing_and_what_it_missed_is_counted() {
+    fn a_blocked_log_blocks_nobody_and_dropped_events_are_counted() {
         let (vitals, sink) = (Vitals::new(), Sink::default());
         let background = sink.background(&vitals);
         std::thread::sleep(LIMIT * 2);
-        assert_eq!(vitals.stalled(), None, "there is nothing to be written");
+        assert_eq!(vitals.stalled(), None, "an idle log thread is not stalled");
 
         let shut = lock(&sink.gate);
-        let said = 3 * QUEUE_MAX;
-        for number in 0..said {
-            background.put(Entry::Line(number.to_string()));
+        let sent = 3 * QUEUE_MAX;
+        for number in 0..sent {
+            background.send(Entry::Line(number.to_string()));
         }
         let before = clock::monotonic();
-        drop(LastWords { background: Some(background.clone()) });
-        assert!(clock::monotonic() - before < LAST_WORDS * 5, "the end is not held up either");
+        drop(FlushGuard { background: Some(background.clone()) });
+        assert!(clock::monotonic() - before < FLUSH_TIMEOUT * 5, "nor is the exit");
         std::thread::sleep(LIMIT * 2);
-        assert_eq!(vitals.stalled(), None, "no restart makes it take anything");
+        assert_eq!(vitals.stalled(), None, "a blocked log thread is exempt from the watchdog");
         drop(shut);
         while background.counts.pending.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(FLUSH_POLL);
         }
         let lines = lock(&sink.lines);
-        let (words, written): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.starts_with('{'));
+        let (reports, written): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.starts_with('{'));
         assert!(
             written.iter().enumerate().all(|(number, line)| number.to_string() == **line),
             "in order, from the first"
         );
-        let [word] = words.as_slice() else { panic!("{words:?}") };
-        assert!(word.contains(&format!("\"events\":{}}}", said - written.len())), "{word} of {}", written.len());
-        assert!(word.contains("\"level\":\"warn\"") && written.len() >= QUEUE_MAX, "{word}");
+        let [report] = reports.as_slice() else { panic!("{reports:?}") };
+        assert!(report.contains(&format!("\"events\":{}}}", sent - written.len())), "{report} of {}", written.len());
+        assert!(report.contains("\"level\":\"warn\"") && written.len() >= QUEUE_MAX, "{report}");
     }
 
     #[test]
-    fn an_event_that_is_said_again_tells_all_has_typed_fields_and_is_written_before_the_end() {
-        let say = || info!(target: "x", text = "a b", shown = %1.5, count = 2_u64, less = -1_i64, part = 0.5, yes = true, "m");
+    fn a_queued_event_keeps_its_typed_fields_has_them_in_its_message_and_is_written_before_exit() {
+        let log = || info!(target: "x", text = "a b", shown = %1.5, count = 2_u64, less = -1_i64, part = 0.5, yes = true, "m");
         let sink = Sink::default();
         let background = sink.background(&Vitals::new());
-        let last_words = LastWords { background: Some(background.clone()) };
-        with_default(tracing_subscriber::registry().with(Handover(background)), say);
-        drop(last_words);
+        let guard = FlushGuard { background: Some(background.clone()) };
+        with_default(tracing_subscriber::registry().with(Handover(background)), log);
+        drop(guard);
         let again = lock(&sink.lines).clone();
 
         let direct = Sink::default();
-        with_default(tracing_subscriber::registry().with(Lines::new(Form::Json, direct.write())), say);
+        with_default(tracing_subscriber::registry().with(Lines::new(Form::Json, direct.write())), log);
         let without_time = |lines: &[String]| lines.iter().map(|line| line[40..].to_owned()).collect::<Vec<_>>();
         let (again, direct) = (without_time(&again), without_time(&lock(&direct.lines)));
         let [line] = again.as_slice() else { panic!("{again:?}") };

@@ -1,26 +1,26 @@
-//! The kinds of event worth an alert, and what there is to say about each.
+//! The kinds of event that are worth an alert, with the explanation of each.
 //!
-//! An event of such a kind has the field `event` with its name. In the journal it gets the kind's `MESSAGE_ID`, by which
-//! journalctl(1), a catalog and whoever watches the journal find it whatever its words are. So an id is made once and never
-//! changed, nor used for another kind. Manual and catalog are made from this table.
+//! An event of such a kind carries its name in the field `event`. In the journal it also gets the kind's `MESSAGE_ID`, by
+//! which journalctl(1), the catalog and log monitors recognise it even if the message text changes. An id must therefore
+//! never change and never be reused for another kind. The manual pages and the journal catalog are generated from this table.
 
 use crate::config::Role;
 
-/// The field that names an event's kind.
+/// The name of the field that holds an event's kind.
 pub(super) const KIND: &str = "event";
 
 /// One kind of event.
 #[derive(Debug)]
 pub struct Kind {
-    /// The name, as the field `event` has it.
+    /// The name, as it appears in the field `event`.
     pub name: &'static str,
     /// The `MESSAGE_ID`, 128 bits in hexadecimal digits.
     pub id: &'static str,
     /// Which daemons log it.
     pub by: &'static [Role],
-    /// What has happened, in a few words.
+    /// What has happened, in a few words: the subject line of the catalog entry.
     pub title: &'static str,
-    /// The facts, as the catalog fills them in from the fields of the event.
+    /// The details; journalctl replaces each `@FIELD@` by that field of the entry.
     pub facts: &'static str,
     /// What it means.
     pub meaning: &'static str,
@@ -28,33 +28,33 @@ pub struct Kind {
     pub advice: &'static str,
 }
 
-/// A check of a peer fails that did not fail before.
+/// A check of a peer started to fail.
 pub const PEER_DOWN: &str = "peer-down";
 /// A check of a peer succeeds again.
 pub const PEER_UP: &str = "peer-up";
 /// The registry cannot be reached.
 pub const REGISTRY_LOST: &str = "registry-lost";
-/// The registry answers, and not as it should.
+/// The registry answers, but with an error.
 pub const REGISTRY_REFUSES: &str = "registry-refuses";
-/// The registry answers as it should again.
+/// The registry answers without error again.
 pub const REGISTRY_BACK: &str = "registry-back";
-/// The member cannot trust what it sees.
+/// The member cannot trust its own results.
 pub const MEMBER_UNWELL: &str = "member-unwell";
-/// The member trusts what it sees again.
+/// The member can trust its own results again.
 pub const MEMBER_WELL: &str = "member-well";
-/// Two members have one identity.
+/// Two members use the same identity.
 pub const IDENTITY_TWICE: &str = "identity-twice";
-/// The registry takes no registrations.
+/// The registry accepts no registrations.
 pub const STORE_LOST: &str = "store-lost";
-/// The registry takes registrations again.
+/// The registry accepts registrations again.
 pub const STORE_BACK: &str = "store-back";
 /// A member's lease has ended.
 pub const LEASE_ENDED: &str = "lease-ended";
 /// A start or a reload was refused.
 pub const CONFIGURATION_REFUSED: &str = "configuration-refused";
-/// A reload took the configuration up.
+/// A reload put the new configuration in force.
 pub const CONFIGURATION_IN_FORCE: &str = "configuration-in-force";
-/// A vital loop stands still.
+/// A thread that the daemon depends on is stalled.
 pub const LOOP_STALLED: &str = "loop-stalled";
 
 const MEMBER: &[Role] = &[Role::Member];
@@ -68,52 +68,54 @@ pub const KINDS: [Kind; 14] = [
         id: "eab510e2f8294c1a8d2f4153b4444848",
         by: MEMBER,
         title: "A peer is down",
-        facts: "Seen from @NETRING_LOCATION@ (@NETRING_INSTANCE@): @NETRING_TARGET_LOCATION@ (@NETRING_TARGET@) fails the \
-                check @NETRING_CHECK@ with @NETRING_REASON@: @NETRING_DETAIL@.",
-        meaning: "A check of a peer fails that succeeded before, or has failed from the first. It goes on; the next line about \
-                  it tells of its success.",
-        advice: "Where other members see the same peer down, look at the peer and its site; where only this one does, look at \
-                 the way between the two.",
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: the check @NETRING_CHECK@ of @NETRING_TARGET_LOCATION@ \
+                (@NETRING_TARGET@) fails with reason @NETRING_REASON@: @NETRING_DETAIL@.",
+        meaning: "A check of this peer has started to fail, or has failed since the first probe. The member keeps probing and \
+                  logs the next success, not each failure.",
+        advice: "If other members report the same peer as down, look at the peer and its site. If only this member does, look \
+                 at the network path between the two.",
     },
     Kind {
         name: PEER_UP,
         id: "82dc47002084481ca57b436b33ee7528",
         by: MEMBER,
         title: "A peer is up again",
-        facts: "Seen from @NETRING_LOCATION@ (@NETRING_INSTANCE@): @NETRING_TARGET_LOCATION@ (@NETRING_TARGET@) passes the \
-                check @NETRING_CHECK@ again, after @NETRING_LASTED@ and @NETRING_FAILED_PROBES@ failed probes.",
-        meaning: "A check of a peer succeeds that failed before.",
-        advice: "Nothing is left to do.",
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: the check @NETRING_CHECK@ of @NETRING_TARGET_LOCATION@ \
+                (@NETRING_TARGET@) succeeds again, after @NETRING_LASTED@ and @NETRING_FAILED_PROBES@ failed probes.",
+        meaning: "A check of this peer that failed before succeeds again.",
+        advice: "Nothing; the problem is over.",
     },
     Kind {
         name: REGISTRY_LOST,
         id: "7aea8699d4e945b4aeb17adc87f3f7e1",
         by: MEMBER,
         title: "The registry cannot be reached",
-        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ has no answer from @NETRING_REGISTRY@: @NETRING_REASON@.",
-        meaning: "The member goes on probing the ring as it last knew it, and goes on asking. Its lease ends meanwhile, so that \
-                  others may take it for gone.",
-        advice: "See whether the registry runs, and whether this host reaches it: netring status --registry URL.",
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ gets no answer from @NETRING_REGISTRY@: @NETRING_REASON@.",
+        meaning: "The member keeps probing the peers of the last roster and retries the registry. If no heartbeat reaches the \
+                  registry before the member's lease ends, the registry removes the member from the roster.",
+        advice: "Check that the registry is running and that this host can reach it: netring status --registry URL.",
     },
     Kind {
         name: REGISTRY_REFUSES,
         id: "3b88749442b54505a238d2867dd5ff3c",
         by: MEMBER,
         title: "The registry refuses this member",
-        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ was refused by @NETRING_REGISTRY@ (@NETRING_REQUEST@): \
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: @NETRING_REGISTRY@ refused the request @NETRING_REQUEST@: \
                 @NETRING_REASON@.",
-        meaning: "The registry answers, and does not do what it is asked for. The member goes on as if it were lost.",
-        advice: "The registry's answer says why: its store may be away, the ring full, or the address not allowed.",
+        meaning: "The registry is reachable but answers with an error. The member keeps probing the peers of the last roster \
+                  and retries, as it does when the registry cannot be reached.",
+        advice: "The reason above is the registry's answer: for example its store is unavailable, the ring is full, or the \
+                 member's address is not in allowed_networks.",
     },
     Kind {
         name: REGISTRY_BACK,
         id: "6167b0e8248a46cf994331321592cd72",
         by: MEMBER,
         title: "The registry is back",
-        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is served by @NETRING_REGISTRY@ again, after \
-                @NETRING_LASTED@ and @NETRING_ATTEMPTS@ failed requests.",
-        meaning: "The registry does again what it is asked for.",
-        advice: "Nothing is left to do.",
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: @NETRING_REGISTRY@ answers again, after @NETRING_LASTED@ and \
+                @NETRING_ATTEMPTS@ failed requests.",
+        meaning: "The registry answers the member's requests without error again.",
+        advice: "Nothing; the problem is over.",
     },
     Kind {
         name: MEMBER_UNWELL,
@@ -121,9 +123,9 @@ pub const KINDS: [Kind; 14] = [
         by: MEMBER,
         title: "A member is unwell",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is unwell: @NETRING_REASON@.",
-        meaning: "The host of this member does not let it probe as it should. What it sees fail meanwhile is counted with the \
-                  reason local and held against no peer.",
-        advice: "Look at this host: its load, its limits of descriptors and memory, its network.",
+        meaning: "A problem on this member's own host keeps it from probing properly. Failures during that time are counted \
+                  with reason local and do not mark any peer down.",
+        advice: "Look at this host: its processor load, its limits on file descriptors and memory, its network interface.",
     },
     Kind {
         name: MEMBER_WELL,
@@ -131,75 +133,78 @@ pub const KINDS: [Kind; 14] = [
         by: MEMBER,
         title: "A member is well again",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is well again.",
-        meaning: "Nothing has kept the member from probing for a minute or an interval.",
-        advice: "Nothing is left to do.",
+        meaning: "For a minute, or one check interval if that is longer, nothing has kept the member from probing.",
+        advice: "Nothing; the problem is over.",
     },
     Kind {
         name: IDENTITY_TWICE,
         id: "e05863ded071429883bb702508447b6f",
         by: MEMBER,
-        title: "Two members have one identity",
+        title: "Two members use the same identity",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is on the roster with the address @NETRING_ADDRESS@, which is \
                 not its own.",
-        meaning: "Another member runs with the identity of this one, and its peers see only one of the two.",
-        advice: "Give each its own member.instance_id; a copied state directory is the usual cause, remove instance-id there.",
+        meaning: "Another member is running with the same instance id, so the other members see only one of the two.",
+        advice: "The usual cause is a copied state directory: remove the file instance-id from the copy and restart that \
+                 member. If member.instance_id is set, give each member its own.",
     },
     Kind {
         name: STORE_LOST,
         id: "91b385c42a8849a5b2de7f3afefb3bf8",
         by: REGISTRY,
-        title: "The registry takes no registrations",
-        facts: "The store @NETRING_STORE@ is in trouble: @NETRING_REASON@.",
-        meaning: "The roster is served as it was last known. Whoever registers is told to come again; members go on probing.",
-        advice: "See to Redis, or to the disk of the state directory. Nothing has to be restarted.",
+        title: "The registry accepts no registrations",
+        facts: "The store @NETRING_STORE@ has failed: @NETRING_REASON@.",
+        meaning: "The registry keeps serving the last roster it has, and answers registrations and heartbeats with status 503. \
+                  Members keep probing and retry.",
+        advice: "Repair Redis, or the disk that holds the state directory. The registry then recovers without a restart.",
     },
     Kind {
         name: STORE_BACK,
         id: "db9aa7e1666144b09f4c5bad16afcf2e",
         by: REGISTRY,
-        title: "The registry takes registrations again",
-        facts: "The store @NETRING_STORE@ is well again, after @NETRING_LASTED@.",
-        meaning: "The store does again what it is asked for.",
-        advice: "Nothing is left to do.",
+        title: "The registry accepts registrations again",
+        facts: "The store @NETRING_STORE@ works again, after @NETRING_LASTED@.",
+        meaning: "The registry accepts registrations and heartbeats again.",
+        advice: "Nothing; the problem is over.",
     },
     Kind {
         name: LEASE_ENDED,
         id: "4c262643741243a7bcfceb2bdcdb395b",
         by: REGISTRY,
-        title: "A member has gone without a word",
+        title: "A member's lease has ended",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ sent no heartbeat within member_ttl.",
-        meaning: "It is off the roster, and nobody probes it any more. A member that is stopped takes its leave instead.",
-        advice: "See whether its host runs, and whether it reaches the registry.",
+        meaning: "The registry has removed the member from the roster, so the other members stop probing it. A member that is \
+                  stopped in the normal way deregisters and does not cause this event.",
+        advice: "Check that the member's host is up, that the member is running, and that it can reach the registry.",
     },
     Kind {
         name: CONFIGURATION_REFUSED,
         id: "f5a34e97fae4481cb6e97a939334e46d",
         by: BOTH,
         title: "A configuration was refused",
-        facts: "What is wrong with it: @NETRING_REASON@",
-        meaning: "The daemon has read a configuration that is wrong. At a reload the old one stays in force; at the start there \
-                  is none, and the daemon ends with exit code 78.",
-        advice: "Correct it, try it by netring check FILE, and reload, or start again where nothing runs. A restart with the \
-                 wrong one fails.",
+        facts: "The errors: @NETRING_REASON@",
+        meaning: "The configuration that the daemon has read has errors. After a reload the old configuration stays in force; at \
+                  a start the daemon exits with code 78.",
+        advice: "Correct the errors, verify the file with netring check FILE, and then reload the daemon, or start it if it is \
+                 not running. Until then a restart fails.",
     },
     Kind {
         name: CONFIGURATION_IN_FORCE,
         id: "f9264e2e084c4c01b69bb7cdbba056ba",
         by: BOTH,
         title: "A new configuration is in force",
-        facts: "It was read again.",
-        meaning: "The daemon was told to read its configuration again, and has taken it up.",
-        advice: "Nothing is left to do, unless a line beside it names keys that wait for a restart.",
+        facts: "The configuration has been reloaded.",
+        meaning: "The daemon has read its configuration again and uses it from now on.",
+        advice: "Nothing, unless the next log line lists keys that only take effect after a restart.",
     },
     Kind {
         name: LOOP_STALLED,
         id: "9700b4070d1f408a815b11d5f3aa6a41",
         by: BOTH,
-        title: "A part of the daemon stands still",
+        title: "A thread of the daemon is stalled",
         facts: "@NETRING_REASON@.",
-        meaning: "A loop that must never stand still does. systemd is told nothing from now on, and restarts the daemon when \
-                  its watchdog's time is over.",
-        advice: "Look at this host: a disk or a file system that hangs, memory that is swapped out, a stopped process.",
+        meaning: "A loop that the daemon depends on makes no progress. The daemon stops sending watchdog notifications, so that \
+                  systemd restarts it after WatchdogSec=.",
+        advice: "Look for the cause on this host: a hanging disk or file system, memory that is swapped out, a stopped process.",
     },
 ];
 
@@ -212,9 +217,9 @@ mod tests {
 
     use super::*;
 
-    /// The table as systemd reads it (journalctl(1), `--catalog`).
+    /// The table in the catalog format of systemd (journalctl(1), `--catalog`).
     fn catalog() -> String {
-        let mut text = String::from("# What journalctl -x says beside the events of netring.\n");
+        let mut text = String::from("# Explanations of netring's events, shown by journalctl -x.\n");
         for Kind { id, by, title, facts, meaning, advice, .. } in &KINDS {
             let pages: Vec<_> = by.iter().map(|role| format!("man:netring-{}(8)", role.section())).collect();
             let _ = write!(
@@ -227,7 +232,7 @@ mod tests {
         text
     }
 
-    /// Written anew where `UPDATE_GOLDEN` is set.
+    /// With `UPDATE_GOLDEN` set, the file is rewritten.
     #[test]
     fn the_catalog_that_packages_install_is_this_table() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/netring.catalog");

@@ -1,8 +1,8 @@
-//! Events as entries of the journal, by its own protocol.
+//! Writes events to the journal by its native protocol.
 //!
-//! The `tracing-journald` crate puts a prefix before the name of every field, which keeps our fields apart from the journal's
-//! own; but `MESSAGE_ID` is one of those. So there is one layer for each kind of event that has such an id, which adds it, and
-//! one for all the rest.
+//! The `tracing-journald` crate puts a prefix before the name of every field, which keeps our fields apart from those of the
+//! journal. `MESSAGE_ID` must not have the prefix. A layer can add fixed fields without it, so there is one layer for each
+//! kind of event with a `MESSAGE_ID`, and one for all other events.
 
 use std::fmt::Debug;
 use std::io;
@@ -25,11 +25,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// To this host's journal, as the daemon of this role.
+    /// Connects to the journal of this host as the daemon of this role.
     ///
     /// # Errors
     ///
-    /// It cannot be reached.
+    /// The journal's socket cannot be opened.
     pub(super) fn open(role: &str) -> io::Result<Self> {
         let layer = |info| -> io::Result<tracing_journald::Layer> {
             let priorities = PriorityMappings { info, debug: Priority::Debug, ..PriorityMappings::new() };
@@ -37,7 +37,7 @@ impl Journal {
             let layer = layer.with_field_prefix(Some("NETRING".into())).with_priority_mappings(priorities);
             Ok(layer.with_syslog_identifier(format!("netring-{role}")))
         };
-        // What is worth an alert is worth a notice when it is over.
+        // The end of a problem that was worth an alert is a notice, not merely informational.
         let kinds = KINDS.iter().map(|kind| Ok(layer(Priority::Notice)?.with_custom_fields([("MESSAGE_ID", kind.id)])));
         Ok(Self { plain: layer(Priority::Informational)?, kinds: kinds.collect::<io::Result<_>>()? })
     }
@@ -62,7 +62,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Journal {
     }
 }
 
-/// The place of an event's kind among [`KINDS`].
+/// The index of an event's kind in [`KINDS`].
 struct KindOf(Option<usize>);
 
 impl Visit for KindOf {

@@ -1,22 +1,22 @@
-//! Which events are shown: the text of `log.level` and `LOG_LEVEL`.
+//! Parses the log level: the value of `log.level` and `LOG_LEVEL`.
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-/// A part of a level text that means nothing.
+/// A part of the value that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected off, error, warn, info, debug or trace, or such a level for one part of the program as in \
      `warn,member=debug`, got {part:?}"
 )]
 pub struct LevelError {
-    /// The part that was not understood.
+    /// The part that cannot be parsed.
     pub part: String,
 }
 
-/// Reads `LEVEL` or `PART=LEVEL`, several with commas between, in any case. A part is a module of this program, with or
-/// without `netring::` before it, or another crate. What no part names is shown at the level that stands alone, `info`
-/// unless given.
+/// Parses `LEVEL` or `PART=LEVEL`, or several of them separated by commas; case does not matter. A part is a module of this
+/// program, with or without `netring::` before it, or another crate. A `LEVEL` without a part applies to everything else;
+/// the default is `info`.
 pub(super) fn parse(text: &str) -> Result<Targets, LevelError> {
     let mut targets = Targets::new().with_default(LevelFilter::INFO);
     for item in text.split(',').map(str::trim) {
@@ -36,7 +36,7 @@ pub(super) fn parse(text: &str) -> Result<Targets, LevelError> {
     Ok(targets)
 }
 
-/// A level by its name. `warning` and `critical` are what users of Python's logging write.
+/// A level by its name. `warning` and `critical` are the names that Python's logging uses.
 fn level(name: &str) -> Option<LevelFilter> {
     Some(match name.trim().to_ascii_lowercase().as_str() {
         "off" => LevelFilter::OFF,
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_alone_counts_for_everything_in_any_case() {
+    fn a_level_alone_applies_to_everything_and_case_does_not_matter() {
         for text in ["DEBUG", "debug", " Debug "] {
             assert!(shows(text, "netring::member", Level::DEBUG) && !shows(text, "netring::member", Level::TRACE));
         }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_has_its_own_level_with_and_without_the_name_of_the_program() {
+    fn a_part_has_its_own_level_with_and_without_the_prefix_netring() {
         for text in ["warn,member=debug", "netring::member=DEBUG,warn"] {
             assert!(shows(text, "netring::member::session", Level::DEBUG), "{text}");
             assert!(!shows(text, "netring::registry", Level::INFO), "{text}");
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_level_is_named_with_what_would_be_right() {
+    fn an_error_names_the_wrong_part_and_what_was_expected() {
         for (text, part) in
             [("", ""), ("verbose", "verbose"), ("info,", ""), ("member=", "member="), ("=info", "=info")]
         {

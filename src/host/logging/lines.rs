@@ -12,10 +12,10 @@ use tracing_subscriber::layer::Context;
 
 use super::events::KIND;
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// `TIME LEVEL part: message field=value`, the level in colour or not.
+    /// `TIME LEVEL part: message field=value`.
     Text {
         /// Whether to colour the level.
         colour: bool,
@@ -24,7 +24,7 @@ pub(super) enum Form {
     Json,
 }
 
-/// Writes each event as one line, in one call of `write`.
+/// Formats each event as one line and passes it to `write` in one call.
 pub(super) struct Lines<W> {
     form: Form,
     write: W,
@@ -41,7 +41,7 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
         let mut facts = Facts::default();
         event.record(&mut facts);
         let mut time = String::new();
-        // A clock that cannot be shown costs the time of the line, not the line.
+        // If the time cannot be formatted, the line is written without it.
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         let part = event.metadata().target();
         let part = part.strip_prefix("netring::").unwrap_or(part);
@@ -53,14 +53,14 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
     }
 }
 
-/// What an event says, for whoever looks at its message alone, as journalctl does.
-pub(super) fn in_words(event: &Event<'_>) -> String {
+/// The message with the fields appended, for readers that see only the message, such as journalctl.
+pub(super) fn message_with_fields(event: &Event<'_>) -> String {
     let mut facts = Facts::default();
     event.record(&mut facts);
-    facts.words()
+    facts.message_with_fields()
 }
 
-/// What one event says.
+/// Message and fields of one event.
 #[derive(Default)]
 struct Facts {
     message: String,
@@ -80,14 +80,15 @@ impl Facts {
         line
     }
 
-    /// The message with the facts behind it that it does not tell itself; an event's kind, which is for programs, is left out.
-    fn words(&self) -> String {
-        let mut words = self.message.clone();
-        let told = |value: &Value| value.as_str().is_some_and(|text| self.message.contains(text));
-        for (name, value) in self.fields.iter().filter(|(name, value)| *name != KIND && !told(value)) {
-            push_field(&mut words, name, value);
+    /// The message with the fields appended. Left out are fields whose value the message already contains, and the kind of
+    /// the event, which is for programs.
+    fn message_with_fields(&self) -> String {
+        let mut text = self.message.clone();
+        let contained = |value: &Value| value.as_str().is_some_and(|value| self.message.contains(value));
+        for (name, value) in self.fields.iter().filter(|(name, value)| *name != KIND && !contained(value)) {
+            push_field(&mut text, name, value);
         }
-        words
+        text
     }
 
     fn json(&self, time: &str, level: Level, part: &str) -> String {
@@ -128,7 +129,7 @@ impl Visit for Facts {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no NaN and no infinity; their names are better than nothing.
+        // JSON cannot represent NaN and infinity as numbers; they are written as text.
         self.put(field, if value.is_finite() { value.into() } else { value.to_string().into() });
     }
 
@@ -137,7 +138,7 @@ impl Visit for Facts {
     }
 }
 
-/// Puts ` name=value` behind a line.
+/// Appends ` name=value` to a line.
 fn push_field(line: &mut String, name: &str, value: &Value) {
     let _ = match value {
         Value::String(text) if is_plain(text) => write!(line, " {name}={text}"),
@@ -146,19 +147,19 @@ fn push_field(line: &mut String, name: &str, value: &Value) {
     };
 }
 
-/// Whether a text can stand after `name=` as it is: nothing in it ends the value, the line, or the colour.
+/// Whether a value needs no quotes: nothing in it could end the value or the line, or control the terminal.
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| shows(c) && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\'))
+    !text.is_empty() && text.chars().all(|c| is_printable(c) && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\'))
 }
 
-/// Whether a character is shown as itself: controls, line separators and marks that turn the direction of text are not.
-fn shows(c: char) -> bool {
+/// Whether a character can be written as it is. Control characters, line separators and bidirectional controls are escaped.
+fn is_printable(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 fn push_on_one_line(line: &mut String, text: &str) {
     for c in text.chars() {
-        if shows(c) { line.push(c) } else { line.extend(c.escape_debug()) }
+        if is_printable(c) { line.push(c) } else { line.extend(c.escape_debug()) }
     }
 }
 

@@ -1,12 +1,13 @@
-//! What the daemon says of itself, and where it goes.
+//! The daemon's log: its formats and destinations.
 //!
-//! Three forms: the journal's own protocol, with each field as a journal field (`NETRING_LOCATION=`), when stderr is the
-//! journal; one JSON object a line; or text for people. Events carry their facts as fields, not in the message; the house
-//! uses `location`, `instance`, `target_location`, `target`, `check` and `reason`, and `event` for the kinds of [`events`].
-//! Spans are not used and not shown. A thread of its own writes, so that a log that is not taken holds nobody up.
+//! There are three formats: the native protocol of the journal, with each field as a journal field (`NETRING_LOCATION=`), if
+//! stderr is connected to the journal; one JSON object per line; or text for people. Events carry their details as fields,
+//! not in the message. The common fields are `location`, `instance`, `target_location`, `target`, `check` and `reason`, and
+//! `event` for the kinds of [`events`]. Spans are not used and not shown. A separate thread writes, so that a log that cannot
+//! be written blocks nobody.
 //!
-//! Whatever a field holds, an event stays one line: names and texts from the network cannot forge another.
-//! The level can change while running ([`Logging::set_level`]); the form cannot.
+//! An event is always one line, whatever its fields contain: text from the network cannot forge a second line.
+//! The level can change at run time ([`Logging::set_level`]); the format cannot.
 
 mod background;
 pub mod events;
@@ -31,16 +32,16 @@ use background::{Background, Direct, Entry, Handover, to_stderr};
 use journal::Journal;
 use lines::{Form, Lines};
 
-pub use background::LastWords;
+pub use background::FlushGuard;
 pub use level::LevelError;
 
 /// Why logging cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The level is none.
+    /// The level cannot be parsed.
     #[error("cannot set the log level: {0}")]
     Level(LevelError),
-    /// Something in this process logs already.
+    /// Logging is already running in this process.
     #[error("cannot start logging: it has been started before")]
     Started,
 }
@@ -53,27 +54,27 @@ pub struct Logging {
 
 type Output = Box<dyn Layer<Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
 
-/// Starts logging for the whole process, to the journal or to stderr. `role` is the daemon's, such as `member`; the journal
-/// shows it as `netring-member`. `pulse` is marked by the thread that writes. Whoever ends the process drops [`LastWords`]
-/// before.
+/// Starts logging for the whole process, to the journal or to stderr. `role` is that of the daemon, such as `member`; the
+/// journal shows it as `netring-member`. The log thread marks `pulse`. The caller drops the [`FlushGuard`] before it ends the
+/// process.
 ///
 /// # Errors
 ///
-/// The level in `settings` is none, or logging has been started before.
-pub fn start(settings: &LogSettings, role: &'static str, pulse: Pulse) -> Result<(Logging, LastWords), LogError> {
+/// The level in `settings` cannot be parsed, or logging has been started before.
+pub fn start(settings: &LogSettings, role: &'static str, pulse: Pulse) -> Result<(Logging, FlushGuard), LogError> {
     let targets = level::parse(&settings.level).map_err(LogError::Level)?;
     let (filter, handle) = reload::Layer::new(targets);
     let (output, background) = output(settings.format, role, pulse);
     tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LogError::Started)?;
-    Ok((Logging { filter: handle }, LastWords { background }))
+    Ok((Logging { filter: handle }, FlushGuard { background }))
 }
 
 impl Logging {
-    /// Which events are shown from now on, in the syntax of [`LogSettings::level`].
+    /// Sets which events are logged from now on, in the syntax of [`LogSettings::level`].
     ///
     /// # Errors
     ///
-    /// It is no level; what was shown before is shown on.
+    /// The level cannot be parsed; the old one stays in force.
     pub fn set_level(&self, level: &str) -> Result<(), LogError> {
         let targets = level::parse(level).map_err(LogError::Level)?;
         self.filter
@@ -83,7 +84,7 @@ impl Logging {
     }
 }
 
-/// What events go through, and the way to the thread that writes them.
+/// The layer that formats events, and the log thread that writes them.
 fn output(format: LogFormat, role: &'static str, pulse: Pulse) -> (Output, Option<Background>) {
     let form = match format {
         LogFormat::Json => Form::Json,
@@ -92,7 +93,7 @@ fn output(format: LogFormat, role: &'static str, pulse: Pulse) -> (Output, Optio
     let direct = move || Lines::new(form, to_stderr);
     let to_journal = format == LogFormat::Auto && stderr_is_journal();
     let started = if to_journal {
-        // A journal that cannot be reached still reads stderr.
+        // If the journal's socket cannot be opened, the journal still reads stderr.
         Background::start(
             pulse,
             move || Journal::open(role).map_or_else(|_| Box::new(direct()) as Direct, |it| Box::new(it)),
@@ -104,20 +105,20 @@ fn output(format: LogFormat, role: &'static str, pulse: Pulse) -> (Output, Optio
     match started {
         Ok(background) if to_journal => (Box::new(Handover(background.clone())), Some(background)),
         Ok(background) => {
-            let way = background.clone();
-            let lines = Lines::new(form, move |line: &str| way.put(Entry::Line(line.into())));
+            let thread = background.clone();
+            let lines = Lines::new(form, move |line: &str| thread.send(Entry::Line(line.into())));
             (Box::new(lines), Some(background))
         }
-        // A host without a thread to spare has its log written by whoever has something to say.
+        // Without a log thread, each thread writes its own events.
         Err(_) => (Box::new(direct()), None),
     }
 }
 
-/// Whether stderr is the journal, as systemd.exec(5) says to find out: `JOURNAL_STREAM` holds its device and inode.
+/// Whether stderr is connected to the journal: `JOURNAL_STREAM` holds the journal's device and inode (systemd.exec(5)).
 #[must_use]
 pub fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    // SAFETY: descriptor 2 is only looked at, and `ManuallyDrop` keeps it from being closed.
+    // SAFETY: descriptor 2 is only passed to fstat(2), and `ManuallyDrop` keeps it from being closed.
     let stderr = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDERR_FILENO) });
     stderr.metadata().is_ok_and(|found| names(&stream, found.dev(), found.ino()))
 }

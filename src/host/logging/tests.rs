@@ -1,4 +1,4 @@
-//! What lines look like, and where they go.
+//! The format of lines, and where they are written.
 
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::*;
 use crate::host::vitals::Vitals;
 
-/// What `log` logs, in this form, at level info.
+/// The lines that `log` writes in this format at level info.
 fn lines(form: Form, log: impl FnOnce()) -> String {
     let written = Arc::new(Mutex::new(String::new()));
     let sink = written.clone();
@@ -20,10 +20,10 @@ fn lines(form: Form, log: impl FnOnce()) -> String {
     written.lock().unwrap().clone()
 }
 
-/// A text line without its time, which is checked to be one.
+/// A text line without its time; fails if the time is not one.
 fn without_time(line: &str) -> &str {
     let (time, rest) = line.split_once(' ').unwrap();
-    assert!(time.len() == 27 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time:?} is no RFC 3339 time");
+    assert!(time.len() == 27 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time:?} is not an RFC 3339 time");
     rest
 }
 
@@ -84,14 +84,14 @@ fn only_the_level_is_coloured() {
 }
 
 #[test]
-fn the_journal_is_known_by_device_and_inode() {
+fn the_journal_is_recognised_by_device_and_inode() {
     assert!(names("12:345", 12, 345));
     for other in ["12:346", "13:345", "12", "", "12:345:6", "x:y"] {
         assert!(!names(other, 12, 345), "{other:?}");
     }
 }
 
-/// Runs `logs_for_its_parent` as a process of its own, because logging is started once in a process.
+/// Runs `logs_for_its_parent` as a separate process, because logging can be started only once per process.
 fn child(format: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "host::logging::tests::logs_for_its_parent", "--ignored", "--nocapture"]);
@@ -113,7 +113,7 @@ fn logs_for_its_parent() {
         _ => LogFormat::Auto,
     };
     let settings = LogSettings { level: "WARN".into(), format };
-    let (logging, _last_words) = start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))).unwrap();
+    let (logging, _flush) = start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))).unwrap();
     info!("not shown");
     warn!("shown");
     logging.set_level("debug").unwrap();
@@ -127,7 +127,7 @@ fn logs_for_its_parent() {
 }
 
 #[test]
-fn the_level_changes_while_running_and_stays_when_the_new_one_is_none() {
+fn the_level_changes_at_run_time_and_stays_if_the_new_one_is_wrong() {
     for format in ["text", "json", "auto"] {
         let said = stderr(&child(format).output().unwrap());
         assert_eq!(said.len(), 3, "{said:?}");

@@ -20,7 +20,7 @@ struct Site {
 }
 
 impl Ring {
-    /// Sites of one letter each, which all know each other and have not probed yet.
+    /// Sites named by one letter each, which all know each other and have not probed yet.
     fn of(letters: &str) -> Self {
         let start = crate::clock::monotonic();
         let freshness = Freshness { interval: Duration::from_secs(2), time_limit: Duration::from_secs(2) };
@@ -37,7 +37,7 @@ impl Ring {
         ring
     }
 
-    /// Every running site hears that these are in the ring.
+    /// Every running site gets this roster.
     fn roster(&mut self, letters: &str) {
         let member = |letter: char| Member {
             instance_id: letter.to_string().parse().unwrap(),
@@ -57,7 +57,7 @@ impl Ring {
         }
     }
 
-    /// Both checks from one site to another end so at `second`.
+    /// Both checks from one site to another end with this result at `second`.
     fn probe(&mut self, from: char, to: char, second: u64, result: Result<(), Reason>) {
         let site = self.sites.iter_mut().find(|s| s.location.as_str() == from.to_string()).unwrap();
         for probing in site.probing.iter().filter(|p| p.peer.as_str() == to.to_string()) {
@@ -70,7 +70,7 @@ impl Ring {
         }
     }
 
-    /// Every running site reaches every other one at `second`, those in `down` excepted.
+    /// Every running site reaches every other one at `second`, except those in `down`.
     fn round(&mut self, second: u64, down: &str) {
         let names: Vec<char> = self.sites.iter().map(|s| s.location.as_str().chars().next().unwrap()).collect();
         let running: Vec<bool> = self.sites.iter().map(|s| s.board.is_some()).collect();
@@ -97,56 +97,60 @@ fn lines(changes: &[Change]) -> Vec<String> {
 }
 
 #[test]
-fn an_outage_is_told_from_its_start_to_its_end_and_each_step_once() {
+fn each_step_of_an_outage_is_reported_once() {
     let mut ring = Ring::of("abc");
     let unknown = ring.matrix(0);
-    assert!(unknown.changes_since(&Matrix::default()).is_empty(), "nothing is known, so nothing is said");
+    assert!(unknown.changes_since(&Matrix::default()).is_empty(), "nothing is known, so nothing is reported");
     ring.round(1, "");
     let whole = ring.matrix(1);
-    assert_eq!(lines(&whole.changes_since(&unknown)), ["the ring is whole: 3 members, all 6 pairs connected"]);
+    assert_eq!(lines(&whole.changes_since(&unknown)), ["all 3 members reach each other (6 pairs)"]);
     assert!(ring.matrix(2).changes_since(&whole).is_empty());
 
     ring.probe('a', 'c', 3, Err(Reason::Refused));
     let first = ring.matrix(3);
-    assert_eq!(lines(&first.changes_since(&whole)), ["c is out of reach (tcp refused) from a"]);
+    assert_eq!(lines(&first.changes_since(&whole)), ["c is unreachable (tcp refused) from a"]);
     ring.probe('a', 'c', 4, Err(Reason::Timeout));
     ring.probe('b', 'c', 4, Err(Reason::Timeout));
     let second = ring.matrix(4);
-    assert_eq!(lines(&second.changes_since(&first)), ["c is out of reach (tcp timeout) from b"], "a said so already");
+    assert_eq!(
+        lines(&second.changes_since(&first)),
+        ["c is unreachable (tcp timeout) from b"],
+        "the one from a was reported before"
+    );
     ring.round(5, "");
     assert_eq!(
         lines(&ring.matrix(5).changes_since(&second)),
-        ["c is within reach again from a, b", "the ring is whole: 3 members, all 6 pairs connected"]
+        ["c is reachable again from a, b", "all 3 members reach each other (6 pairs)"]
     );
 }
 
 #[test]
-fn a_stopped_member_is_lost_and_leaves_and_the_rest_is_whole_again() {
+fn a_killed_member_becomes_unreachable_and_is_removed_and_the_rest_is_complete_again() {
     let mut ring = Ring::of("abc");
     ring.round(1, "");
     let whole = ring.matrix(1);
     ring.stop('c');
     let stopped = ring.matrix(2);
-    assert!(stopped.changes_since(&whole).is_empty(), "what the others saw of it is as it was");
+    assert!(stopped.changes_since(&whole).is_empty(), "the results of the others have not changed yet");
     ring.round(3, "c");
     let lost = ring.matrix(3);
-    assert_eq!(lines(&lost.changes_since(&stopped)), ["c is out of reach (tcp refused) from a, b"]);
+    assert_eq!(lines(&lost.changes_since(&stopped)), ["c is unreachable (tcp refused) from a, b"]);
     ring.roster("ab");
     assert_eq!(
         lines(&ring.matrix(3).changes_since(&lost)),
         [
-            "c has left the ring: its lease ended, and its series with it",
-            "the ring is whole: 2 members, all 2 pairs connected"
+            "c was removed from the roster because its lease ended; its metrics are gone",
+            "all 2 members reach each other (2 pairs)"
         ]
     );
 }
 
 #[test]
-fn a_member_that_one_site_still_watches_has_not_left() {
+fn a_member_that_one_site_still_probes_is_not_reported_as_removed() {
     let mut ring = Ring::of("abc");
     ring.round(1, "");
     let whole = ring.matrix(1);
-    // Only a and c hear of it.
+    // Only a and c get the new roster.
     let kept = ring.sites.remove(1);
     ring.roster("ab");
     ring.sites.insert(1, kept);
@@ -154,16 +158,16 @@ fn a_member_that_one_site_still_watches_has_not_left() {
 }
 
 #[test]
-fn a_site_that_nobody_has_probed_lately_is_neither_lost_nor_back() {
+fn a_site_that_nobody_has_probed_recently_is_neither_unreachable_nor_reachable_again() {
     let mut ring = Ring::of("ab");
     ring.round(1, "b");
     let down = ring.matrix(1);
     let stale = ring.matrix(60);
-    assert!(stale.changes_since(&down).is_empty(), "unknown is no news");
-    assert!(lines(&down.changes_since(&stale)).contains(&"b is out of reach (tcp refused) from a".to_owned()));
+    assert!(stale.changes_since(&down).is_empty(), "unknown is not reported as a change");
+    assert!(lines(&down.changes_since(&stale)).contains(&"b is unreachable (tcp refused) from a".to_owned()));
 }
 
-/// The table without its colours.
+/// The table without colours.
 fn plain(lines: &[String]) -> Vec<String> {
     let uncoloured = |line: &String| {
         let mut parts = line.split('\x1b');
@@ -174,7 +178,7 @@ fn plain(lines: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn the_table_shows_each_pair_where_there_is_room() {
+fn the_table_shows_each_pair_if_there_is_room() {
     let mut ring = Ring::of("abcd");
     ring.round(1, "");
     ring.sites[0].probing.retain(|p| p.target.check != Check::Tcp);
@@ -187,7 +191,7 @@ fn the_table_shows_each_pair_where_there_is_room() {
             "from / to            a            b            c            d",
             "a                    - http timeout     0.250 ms     0.250 ms",
             "b             0.250 ms            -     0.250 ms     0.250 ms",
-            "c              stopped      stopped      stopped      stopped",
+            "c               killed       killed       killed       killed",
             "d             0.250 ms     0.250 ms     0.250 ms            -",
         ]
     );
@@ -204,12 +208,12 @@ fn the_ring_of_five_fits_into_a_terminal_of_80_columns() {
 }
 
 #[test]
-fn who_is_left_alone_has_not_left() {
+fn the_only_member_left_reports_nobody_as_removed() {
     let mut ring = Ring::of("ab");
     ring.round(1, "");
     let whole = ring.matrix(1);
     ring.stop('b');
-    assert!(ring.matrix(2).changes_since(&whole).is_empty(), "nobody is there to see a leave");
+    assert!(ring.matrix(2).changes_since(&whole).is_empty(), "no other member is running that could tell");
 }
 
 #[test]
@@ -224,16 +228,16 @@ fn no_line_is_wider_than_the_terminal() {
 }
 
 #[test]
-fn a_big_ring_is_shown_by_its_sites_in_trouble() {
+fn a_large_ring_is_shown_by_its_failing_sites() {
     let letters: String = ('a'..='z').collect();
     let mut ring = Ring::of(&letters);
     let shown = |ring: &Ring, second, height| plain(&table(&ring.matrix(second), 80, height))[1..].to_vec();
-    assert_eq!(shown(&ring, 0, 24), ["0 pairs connected, 0 failing, 650 not known; median none"]);
+    assert_eq!(shown(&ring, 0, 24), ["0 pairs connected, 0 failing, 650 unknown; median none"]);
     ring.round(1, "xyz");
     assert_eq!(
         shown(&ring, 4, 10),
         [
-            "575 pairs connected, 75 failing, 0 not known; median 0.250 ms",
+            "575 pairs connected, 75 failing, 0 unknown; median 0.250 ms",
             "  x  tcp refused, from 25 sites, for 3 s",
             "  y  tcp refused, from 25 sites, for 3 s",
             "  and 1 more",
