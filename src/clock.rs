@@ -50,3 +50,6 @@ impl Wall {
         Self(self.0.saturating_sub(age))
     }
 }
+
+/// PLACEHOLDER
+pub fn suspended() -> Duration { Duration::ZERO }

@@ -1,45 +1,33 @@
 //! What this member has seen: its targets, the last outcome of each, and the sums over all of them.
 //!
-//! One board a member. The control thread tells it who the peers are, the report task feeds it what the probe
-//! thread found, and scrapes, `/health`, the status line and the demo's table read it. The probe thread never touches it.
-//! It promises:
+//! One board a member. It is given the [`Plan`], it takes in what the probe thread reports, and scrapes, `/health`, the status
+//! line and the demo's table read it. It records: what a probe says is decided by [`judge`](super::judge), whether a target is
+//! up or down by its [`Memory`], whether this member is well by [`Health`]. It promises:
 //! * Every target is one label set: identities are unique among peers, endpoints are unique in the configuration.
 //! * What belongs to a departed peer is gone with it; what belongs to a location goes with its last peer.
-//! * Unknown stays unknown: a target that was not probed lately, or only by a sick host (failures of kind `local`), has
-//!   no state, rather than its old one; a peer whose address leads back to this member is not probed at all.
-//! * It knows whether this member is itself well ([`Health`]).
+//! * Unknown stays unknown: a target that was not probed lately, or only with failures of this host, has no state, rather than
+//!   its old one; a peer that is not probed counts as not covered.
 //!
 //! It reads no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Wall;
 use crate::probe::schedule::{ByTarget, SkipReason, TargetId};
 use crate::probe::stats::{Histogram, LAG_BOUNDS, OVERHEAD_BOUNDS, Tally};
-use crate::probe::{Check, CheckType, Failure, Target, Timings};
+use crate::probe::{Check, CheckType, Failure, LocalCause, Reason, Timings};
 use crate::wire::{InstanceId, Location};
 
-use super::health::Health;
-use super::peers::{Peer, Peers};
-use super::prober::{Probing, Report};
-
-/// What the last sound probe of a target said.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// Its timings, or why it failed.
-    pub result: Result<Timings, Failure>,
-    /// When it ended.
-    pub at: Instant,
-    /// Since when the target has been up or down without a break.
-    pub since: Instant,
-    /// How many probes have failed since then.
-    pub failed: u64,
-}
+use super::health::{self, Health};
+use super::judge::{Finding, Judged, judge};
+use super::memory::{Memory, State};
+use super::peers::Peer;
+use super::plan::{Plan, PlannedPeer};
+use super::prober::Report;
 
 /// One target and what is known of it.
 #[derive(Clone, Debug)]
@@ -50,32 +38,81 @@ pub struct Watched {
     pub check: Check,
     /// When it was taken up.
     pub added: Instant,
-    /// What the last sound probe said; nothing before the first.
-    pub state: Option<State>,
+    memory: Memory,
+    marks: health::Marks,
     /// When the last successful probe ended. Monotonic, so that a step of the wall clock does not stick.
     reached: Option<Instant>,
-    /// The place of its location in [`Board::tallies`].
-    place: usize,
+    /// The index of its location in [`Board::tallies`].
+    index: usize,
 }
 
 /// What is known of one peer beside its targets.
 #[derive(Clone, Debug)]
 struct Sight {
     peer: Arc<Peer>,
-    /// The registry's word of when it was last seen, in seconds since the epoch; 0 where it gave none.
+    /// When the registry last heard of it, in seconds since the epoch; 0 where it did not say.
     registry_last_seen: u64,
+    held: bool,
+    on_this_host: bool,
+    leads_back: bool,
+    /// Why this host cannot send it a probe, where it cannot.
+    cannot: Option<String>,
+    /// Another member of its location answered in its place the last time.
+    another: Option<InstanceId>,
     targets: Vec<TargetId>,
+}
+
+impl Sight {
+    fn new(planned: &PlannedPeer) -> Self {
+        Self {
+            peer: Arc::clone(&planned.peer),
+            registry_last_seen: planned.last_seen,
+            held: planned.held,
+            on_this_host: planned.on_this_host,
+            leads_back: planned.leads_back,
+            cannot: None,
+            another: None,
+            targets: Vec::new(),
+        }
+    }
+}
+
+/// Something that is worth a line in the log.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A target has gone up or down.
+    Turned(Transition),
+    /// This host cannot send a peer any probe.
+    CannotProbe {
+        /// Which peer.
+        peer: Arc<Peer>,
+        /// Why.
+        why: String,
+    },
+    /// Another member of the peer's location answers at its address.
+    AnotherAnswers {
+        /// Which peer.
+        peer: Arc<Peer>,
+        /// Who answers.
+        instance: InstanceId,
+    },
+    /// Nothing outside this host answers as far as can be seen: ask the registry for a sign of life.
+    AllSilent,
 }
 
 /// A target has gone up or down.
 #[derive(Clone, Debug)]
 pub struct Transition {
+    /// The target.
+    pub id: TargetId,
     /// The peer it belongs to.
     pub peer: Arc<Peer>,
     /// What was done there.
     pub check: Check,
     /// Why it is down; nothing where it is up.
     pub failure: Option<Failure>,
+    /// When the probe ended that found it.
+    pub ended: Instant,
     /// How long it had been the other way; nothing where it had no state before.
     pub lasted: Option<Duration>,
     /// How many probes had failed meanwhile.
@@ -85,9 +122,9 @@ pub struct Transition {
 /// The registry, as this member sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistrySight {
-    /// Whether the last request to it was answered as it should be.
+    /// Whether the last requests to it were answered as they should be.
     pub up: bool,
-    /// When the roster was last known to be true: confirmed by the registry, less the age it said. Nothing before the
+    /// When the roster was last known to be true: confirmed by the registry, less the age it gave. Nothing before the
     /// registry has answered, when the roster is that of the last run.
     pub roster_at: Option<Instant>,
 }
@@ -109,6 +146,29 @@ impl Freshness {
     }
 }
 
+/// Why peers are not probed, or cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NotProbed {
+    /// Their addresses lead back to this member.
+    LeadsBack,
+    /// This host cannot send them anything.
+    NoRoute,
+}
+
+impl NotProbed {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::LeadsBack, Self::NoRoute];
+
+    /// The value of the metric label `reason`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::LeadsBack => "leads_back",
+            Self::NoRoute => "no_route",
+        }
+    }
+}
+
 /// What one member has seen. See the module's head.
 #[derive(Debug)]
 pub struct Board {
@@ -119,12 +179,9 @@ pub struct Board {
     /// How old an outcome may be.
     pub freshness: Freshness,
     /// The registry.
-    pub registry: RegistrySight,
-    /// Where peers reach this member, once it has found out. A peer that leads back to it has no targets.
-    pub own_address: Option<SocketAddr>,
-    next_id: u64,
+    registry: RegistrySight,
     targets: ByTarget<Watched>,
-    /// The targets whose last sound probe failed.
+    /// The targets whose last result that counts was a failure.
     down: BTreeSet<TargetId>,
     /// In the order of location, then identity.
     sights: BTreeMap<(Location, InstanceId), Sight>,
@@ -134,6 +191,8 @@ pub struct Board {
     overhead: Histogram,
     skipped: BTreeMap<SkipReason, u64>,
     health: Health,
+    /// The registry was asked for a sign of life since the last success.
+    asked: bool,
 }
 
 impl Board {
@@ -145,8 +204,6 @@ impl Board {
             instance_id,
             freshness,
             registry: RegistrySight { up: false, roster_at: None },
-            own_address: None,
-            next_id: 1,
             targets: ByTarget::default(),
             down: BTreeSet::new(),
             sights: BTreeMap::new(),
@@ -155,54 +212,50 @@ impl Board {
             overhead: Histogram::new(OVERHEAD_BOUNDS),
             skipped: SkipReason::ALL.into_iter().map(|reason| (reason, 0)).collect(),
             health: Health::default(),
+            asked: false,
         }
     }
 
-    /// Takes in who the peers are and which endpoints to get, and says what is to be probed from now on. A target that
-    /// was there before keeps its identity and its state.
-    pub fn follow(&mut self, peers: &Peers, endpoints: &[Arc<str>], now: Instant) -> Vec<Probing> {
+    /// Takes in what is to be probed. A target that was there before keeps its state.
+    pub fn follow(&mut self, plan: &Plan, now: Instant) {
         let mut before = mem::take(&mut self.sights);
         let mut kept = ByTarget::with_capacity_and_hasher(self.targets.len(), BuildHasherDefault::default());
-        let mut probing = Vec::with_capacity(peers.len() * (1 + endpoints.len()));
-        for (peer, registry_last_seen) in peers.iter() {
-            let key = (peer.location.clone(), peer.instance_id.clone());
-            let old = before.remove(&key).filter(|sight| sight.peer == *peer);
-            let old_targets = old.map_or_else(Vec::new, |sight| sight.targets);
-            let mut targets = Vec::with_capacity(1 + endpoints.len());
-            let leads_back = self.own_address.is_some_and(|own| peer.leads_back(own));
-            let http = endpoints.iter().map(|endpoint| Check::Http { endpoint: Arc::clone(endpoint) });
-            for check in std::iter::once(Check::Tcp).chain(http).filter(|_| !leads_back) {
-                let same = old_targets.iter().find(|id| self.targets.get(id).is_some_and(|w| w.check == check));
-                let id = same.copied().unwrap_or_else(|| {
-                    self.next_id += 1;
-                    TargetId(self.next_id)
-                });
-                let watched = self.targets.remove(&id).unwrap_or_else(|| Watched {
-                    peer: Arc::clone(peer),
+        for planned in &plan.peers {
+            let key = (planned.peer.location.clone(), planned.peer.instance_id.clone());
+            let known = before.remove(&key).filter(|sight| sight.peer == planned.peer);
+            let mut sight = Sight::new(planned);
+            if let Some(known) = known {
+                (sight.cannot, sight.another) = (known.cannot, known.another);
+            }
+            for (id, check) in &planned.targets {
+                let mut watched = self.targets.remove(id).unwrap_or_else(|| Watched {
+                    peer: Arc::clone(&planned.peer),
                     check: check.clone(),
                     added: now,
-                    state: None,
+                    memory: Memory::default(),
+                    marks: health::Marks::default(),
                     reached: None,
-                    place: 0,
+                    index: 0,
                 });
-                kept.insert(id, watched);
-                targets.push(id);
-                probing.push(Probing {
-                    id,
-                    peer: peer.instance_id.clone(),
-                    target: Target { address: peer.address(), check },
-                });
+                // What was found of a peer that the roster lacks by now may be its departure.
+                if planned.held && watched.memory.is_down(now, self.freshness.horizon()) {
+                    watched.memory.forget();
+                }
+                kept.insert(*id, watched);
+                sight.targets.push(*id);
             }
-            self.sights.insert(key, Sight { peer: Arc::clone(peer), registry_last_seen, targets });
+            self.sights.insert(key, sight);
         }
         self.targets = kept;
         self.down.retain(|id| self.targets.contains_key(id));
-        self.place_tallies();
-        probing
+        self.index_tallies();
+        let (sights, targets) = (&self.sights, &self.targets);
+        let off_host = sights.values().filter(|sight| !sight.on_this_host).flat_map(|sight| &sight.targets);
+        self.health.set_targets(off_host.filter_map(|id| targets.get(id)).map(|watched| &watched.marks));
     }
 
-    /// Gives every location that is probed its sums, and every target the place of its own.
-    fn place_tallies(&mut self) {
+    /// Gives every location that is probed its sums, and every target the index of its own.
+    fn index_tallies(&mut self) {
         let probed: BTreeSet<&Location> = self.targets.values().map(|watched| &watched.peer.location).collect();
         let mut before: HashMap<Location, [Tally; 2]> = mem::take(&mut self.tallies).into_iter().collect();
         self.tallies = probed
@@ -210,46 +263,165 @@ impl Board {
             .map(|location| (location.clone(), before.remove(location).unwrap_or_default()))
             .collect();
         for watched in self.targets.values_mut() {
-            let place = self.tallies.binary_search_by(|(location, _)| location.cmp(&watched.peer.location));
-            watched.place = place.expect("every location that is probed has a place");
+            let index = self.tallies.binary_search_by(|(location, _)| location.cmp(&watched.peer.location));
+            watched.index = index.expect("every location that is probed has sums");
         }
     }
 
-    /// Takes in what the prober reports. An outcome of a target that is gone is ignored; a
-    /// skipped turn counts whoever it belonged to.
-    pub fn apply(&mut self, report: Report) -> Option<Transition> {
+    /// Takes in how it is with the registry. `reached` is whether it answered at all the last time, and `on_this_host` whether
+    /// its address is one of this host's.
+    pub fn note_registry(&mut self, sight: RegistrySight, reached: bool, on_this_host: bool, now: Instant) {
+        self.registry = sight;
+        let was_isolated = self.health.is_isolated(now);
+        self.health.registry(reached, on_this_host, now);
+        if !was_isolated && self.health.is_isolated(now) {
+            self.forget_what_is_down();
+        }
+    }
+
+    /// The registry, as this member sees it.
+    #[must_use]
+    pub fn registry(&self) -> RegistrySight {
+        self.registry
+    }
+
+    /// Takes in what the prober reports, and says what is news. An outcome of a target that is gone is ignored; a skipped
+    /// turn counts whoever it belonged to.
+    pub fn apply(&mut self, report: Report) -> Vec<Event> {
         match report {
-            Report::Skipped { reason, count, .. } => {
+            Report::Skipped { reason, count } => {
                 *self.skipped.entry(reason).or_default() += count;
-                None
+                Vec::new()
             }
-            Report::StoodStill { lost, until } => {
-                self.health.stood_still(lost, until);
-                None
+            Report::Stalled { lost, until } => {
+                self.health.stalled(lost, until);
+                Vec::new()
             }
-            Report::Probed { id, outcome, lag, ended, .. } => {
-                let horizon = self.freshness.horizon();
-                let targets = self.targets.len();
-                let watched = self.targets.get_mut(&id)?;
-                self.lag.observe(lag);
-                self.health.probed(&outcome.result, ended, targets);
-                if let Some(overhead) = outcome.result.as_ref().ok().and_then(Timings::overhead) {
-                    self.overhead.observe(overhead);
-                }
-                let (_, tallies) = &mut self.tallies[watched.place];
-                tallies[watched.check.check_type() as usize].add(&outcome);
-                if matches!(&outcome.result, Err(failure) if failure.reason.is_local()) {
-                    return None;
-                }
-                if outcome.result.is_ok() {
-                    watched.reached = watched.reached.max(Some(ended));
-                    self.down.remove(&id);
-                } else {
-                    self.down.insert(id);
-                }
-                watched.sound(outcome.result, ended, horizon)
+            Report::Suspended { lost, until } => {
+                self.suspended(lost, until);
+                Vec::new()
+            }
+            Report::Probed { id, outcome, facts, began, lag, ended } => {
+                let mut news = Vec::new();
+                self.probed(id, outcome, &facts, (began, ended), lag, &mut news);
+                news
             }
         }
+    }
+
+    fn probed(
+        &mut self,
+        id: TargetId,
+        outcome: crate::probe::Outcome,
+        facts: &super::judge::Facts,
+        (began, ended): (Instant, Instant),
+        lag: Duration,
+        news: &mut Vec<Event>,
+    ) {
+        let horizon = self.freshness.horizon();
+        let Some(watched) = self.targets.get_mut(&id) else { return };
+        let key = (watched.peer.location.clone(), watched.peer.instance_id.clone());
+        let sight = self.sights.get_mut(&key).expect("every target belongs to a peer that is known");
+        self.lag.observe(lag);
+        if let Some(overhead) = outcome.result.as_ref().ok().and_then(Timings::overhead) {
+            self.overhead.observe(overhead);
+        }
+        let probed = health::Probed {
+            location: &key.0,
+            address: watched.peer.address(),
+            on_this_host: sight.on_this_host,
+            was_down: watched.memory.is_down(ended, horizon),
+            ended,
+        };
+        let was_isolated = self.health.is_isolated(began);
+        self.health.note_answer(&mut watched.marks, &probed, &outcome.result);
+        let isolated = self.health.is_isolated(began) && !sight.on_this_host;
+        let Judged { outcome, finding, answered_by_another, answered_itself } =
+            judge(outcome, facts, &watched.peer, sight.held, isolated);
+        self.health.probed(&mut watched.marks, &probed, &outcome.result, facts.link_is_broken());
+        let (_, tallies) = &mut self.tallies[watched.index];
+        tallies[watched.check.check_type() as usize].add(&outcome);
+        let result = outcome.result;
+        if let Some(instance) = answered_by_another {
+            if sight.another.as_ref() != Some(&instance) {
+                news.push(Event::AnotherAnswers { peer: Arc::clone(&sight.peer), instance: instance.clone() });
+            }
+            sight.another = Some(instance);
+        } else if answered_itself {
+            sight.another = None;
+        }
+        match &result {
+            // The kernel refused to send it, and nothing but the peer's address explains that.
+            Err(Failure { reason: Reason::Local(LocalCause::NoRoute), detail }) if !facts.link_is_broken() => {
+                if sight.cannot.is_none() {
+                    news.push(Event::CannotProbe { peer: Arc::clone(&sight.peer), why: detail.clone() });
+                }
+                sight.cannot = Some(detail.clone());
+            }
+            Err(Failure { reason: Reason::Local(_), .. }) => {}
+            _ => sight.cannot = None,
+        }
+        match finding {
+            Finding::Up => {
+                // Another member that answers at the address is no sign of life of this one.
+                if sight.another.is_none() {
+                    watched.reached = watched.reached.max(Some(ended));
+                }
+                self.down.remove(&id);
+            }
+            Finding::Down => {
+                self.down.insert(id);
+            }
+            Finding::Nothing => {}
+            Finding::Unknown => {
+                watched.memory.forget();
+                self.down.remove(&id);
+            }
+        }
+        if matches!(finding, Finding::Up | Finding::Down) {
+            let failure = result.as_ref().err().cloned();
+            if let Some(turned) = watched.memory.take_in(result, ended, horizon) {
+                news.push(Event::Turned(Transition {
+                    id,
+                    peer: Arc::clone(&watched.peer),
+                    check: watched.check.clone(),
+                    failure,
+                    ended,
+                    lasted: turned.lasted,
+                    failed: turned.failed,
+                }));
+            }
+        }
+        if !was_isolated && isolated {
+            self.forget_what_is_down();
+        }
+        let all_silent = self.health.is_all_silent();
+        if all_silent && !self.asked {
+            news.push(Event::AllSilent);
+        }
+        self.asked = all_silent;
+    }
+
+    /// What was found down a moment ago was this member's own isolation.
+    fn forget_what_is_down(&mut self) {
+        for id in mem::take(&mut self.down) {
+            if let Some(watched) = self.targets.get_mut(&id) {
+                watched.memory.forget();
+            }
+        }
+    }
+
+    /// The host was suspended for `lost` until then. What was known before is old, and the monotonic clock does not show it.
+    fn suspended(&mut self, lost: Duration, until: Instant) {
+        self.health.suspended(lost, until);
+        self.down.clear();
+        for watched in self.targets.values_mut() {
+            watched.memory.forget();
+            // So that the time since then is right again.
+            watched.reached = watched.reached.and_then(|reached| reached.checked_sub(lost));
+            watched.added = until;
+        }
+        self.registry.roster_at = self.registry.roster_at.and_then(|at| at.checked_sub(lost));
     }
 
     /// The targets in the order of location, identity and check, with their state where it is fresh at `now`.
@@ -277,15 +449,29 @@ impl Board {
     fn targets_of(&self, sight: &Sight, now: Instant) -> impl Iterator<Item = (&Watched, Option<&State>)> {
         let horizon = self.freshness.horizon();
         let targets = sight.targets.iter().filter_map(|id| self.targets.get(id));
-        targets.map(move |watched| (watched, watched.fresh(now, horizon)))
+        targets.map(move |watched| (watched, watched.memory.fresh(now, horizon)))
     }
 
-    /// The peers that lead back to this member.
+    /// Whether a target is known to be down.
+    #[must_use]
+    pub fn is_down(&self, id: TargetId, now: Instant) -> bool {
+        self.targets.get(&id).is_some_and(|watched| watched.memory.is_down(now, self.freshness.horizon()))
+    }
+
+    /// The peers whose addresses lead back to this member.
     pub fn leading_back(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.sights
-            .values()
-            .map(|sight| &sight.peer)
-            .filter(|peer| self.own_address.is_some_and(|own| peer.leads_back(own)))
+        self.sights.values().filter(|sight| sight.leads_back).map(|sight| &sight.peer)
+    }
+
+    /// How many peers are not probed, or cannot be, by reason.
+    pub fn not_probed(&self) -> impl Iterator<Item = (NotProbed, usize)> {
+        NotProbed::ALL.into_iter().map(|reason| {
+            let applies = |sight: &&Sight| match reason {
+                NotProbed::LeadsBack => sight.leads_back,
+                NotProbed::NoRoute => sight.cannot.is_some(),
+            };
+            (reason, self.sights.values().filter(applies).count())
+        })
     }
 
     /// How many peers there are.
@@ -336,12 +522,13 @@ impl Board {
         self.skipped.iter().map(|(&reason, &count)| (reason, count))
     }
 
-    /// The share of targets with a fresh state, among those that have been watched for long enough to have one. Nothing
-    /// where there are none.
+    /// The share of targets with a fresh state, among those that have been watched for long enough to have one. A peer that
+    /// is not probed, because its address leads back, counts as one target without. Nothing where there are none.
     #[must_use]
     pub fn coverage(&self, now: Instant) -> Option<f64> {
         let due = self.freshness.interval + self.freshness.time_limit + Duration::from_secs(2);
-        let (mut expected, mut fresh) = (0_u32, 0_u32);
+        let not_probed = self.sights.values().filter(|sight| sight.leads_back).count();
+        let (mut expected, mut fresh) = (u32::try_from(not_probed).unwrap_or(u32::MAX), 0_u32);
         for (watched, state) in self.targets(now) {
             if state.is_some() {
                 fresh += 1;
@@ -362,7 +549,7 @@ impl Board {
         let horizon = self.freshness.horizon();
         let mut failing: BTreeMap<&InstanceId, (&Watched, &State, &Failure)> = BTreeMap::new();
         for watched in self.down.iter().filter_map(|id| self.targets.get(id)) {
-            let Some(state) = watched.fresh(now, horizon) else { continue };
+            let Some(state) = watched.memory.fresh(now, horizon) else { continue };
             let Err(failure) = &state.result else { continue };
             // The checks of a peer are numbered in their order; the first failing one speaks for it.
             failing.entry(&watched.peer.instance_id).or_insert((watched, state, failure));
@@ -386,37 +573,18 @@ impl Board {
                 line += &format!(" and {} more", failing.len() - 1);
             }
         }
+        for sight in self.sights.values().filter(|sight| sight.cannot.is_some()).take(1) {
+            let n = self.sights.values().filter(|sight| sight.cannot.is_some()).count();
+            let why = sight.cannot.as_deref().unwrap_or_default();
+            line += &format!(", {n} cannot be probed: {} ({}: {why})", sight.peer.location, sight.peer.ip);
+            if n > 1 {
+                line += &format!(" and {} more", n - 1);
+            }
+        }
         if !self.registry.up {
             line += if self.registry.roster_at.is_some() { ", registry away" } else { ", registry not reached yet" };
         }
         line
-    }
-}
-
-impl Watched {
-    /// Its state, where that is fresh.
-    fn fresh(&self, now: Instant, horizon: Duration) -> Option<&State> {
-        self.state.as_ref().filter(|state| now.saturating_duration_since(state.at) <= horizon)
-    }
-
-    /// Takes in a result that says something about the peer. What was known longer ago than `horizon` is not known any more.
-    fn sound(&mut self, result: Result<Timings, Failure>, at: Instant, horizon: Duration) -> Option<Transition> {
-        let before = self.state.take().filter(|state| at.saturating_duration_since(state.at) <= horizon);
-        let was_up = before.as_ref().map(|state| state.result.is_ok());
-        let is_up = result.is_ok();
-        let since = before.as_ref().filter(|_| was_up == Some(is_up)).map_or(at, |state| state.since);
-        // The first word that a target is up is no news: it was just taken up.
-        let news = if is_up { was_up == Some(false) } else { was_up != Some(false) };
-        let transition = news.then(|| Transition {
-            peer: Arc::clone(&self.peer),
-            check: self.check.clone(),
-            failure: result.as_ref().err().cloned(),
-            lasted: before.as_ref().map(|state| at.saturating_duration_since(state.since)),
-            failed: before.as_ref().map_or(0, |state| state.failed),
-        });
-        let failed = if is_up { 0 } else { before.map_or(0, |state| state.failed) + 1 };
-        self.state = Some(State { result, at, since, failed });
-        transition
     }
 }
 

@@ -1,10 +1,14 @@
 //! Talking to the registry: four requests, each bounded in time and size.
 //!
-//! Blocking, for threads that may block: the member's control thread and the command line. Never used in the probe path.
+//! Blocking, for threads that may block: the workers of the member's control thread, and the command line. Never used in the
+//! probe path.
 //!
-//! The registry's name is resolved by its keeper (see `lookup`) and not for each connection: a name server that is away
-//! stands in no request's way. A name that leads elsewhere than before is followed with the next connection, and a
-//! connection to where it led before is used once more at most.
+//! The registry's name is resolved by a thread of its own (see `lookup`) and not for each connection, so that a name server
+//! that is away delays no request. After the name has got other addresses, a connection to the old ones is used for one more
+//! request at most.
+//!
+//! A redirect of a question is followed. A redirect of a POST is an error that names the new address: to follow it would turn
+//! most of them into questions (RFC 9110, section 15.4), and the configuration is the place to say where the registry is.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -42,6 +46,15 @@ pub enum ClientError {
         /// What the registry said.
         message: String,
     },
+    /// The answer sends the request to another address.
+    Redirected {
+        /// The HTTP status.
+        status: u16,
+        /// The other address.
+        to: String,
+    },
+    /// The registry keeps requests for the roster until it changes, and has no room for another one.
+    NoRoom,
 }
 
 impl fmt::Display for ClientError {
@@ -49,6 +62,10 @@ impl fmt::Display for ClientError {
         match self {
             Self::Unreachable(why) => f.write_str(why),
             Self::Refused { status, message } => write!(f, "it answered {status}: {message}"),
+            Self::Redirected { status, to } => {
+                write!(f, "it answered {status}, which redirects the request to {to}; set member.registry.url to where the registry is")
+            }
+            Self::NoRoom => f.write_str("it has no room for another request that waits"),
         }
     }
 }
@@ -79,6 +96,7 @@ pub struct RosterReply {
 pub struct RegistryClient {
     agent: ureq::Agent,
     base: String,
+    timeout: Duration,
     way: Way,
 }
 
@@ -122,7 +140,8 @@ impl RegistryClient {
             .user_agent(concat!("netring/", env!("CARGO_PKG_VERSION")))
             .build();
         let way = Way { addresses, taken: Arc::default() };
-        Self { agent: ureq::Agent::with_parts(config, DefaultConnector::default(), way.clone()), base, way }
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), way.clone());
+        Self { agent, base, timeout, way }
     }
 
     /// The base address of the registry.
@@ -168,17 +187,23 @@ impl RegistryClient {
         self.post("/deregister", &Identification { instance_id: id.clone() })?.success().map(|_| ())
     }
 
-    /// Asks for the roster, or for word that it is still the one that `etag` came with.
+    /// Asks for the roster, or for word that it is still the one that `etag` came with. The registry may keep the request for
+    /// as long as `wait` until there is another roster; an older one answers at once.
     ///
     /// # Errors
     ///
-    /// Where the registry is silent or its answer holds no roster.
-    pub fn members(&self, etag: Option<&str>) -> Result<RosterReply, ClientError> {
-        let mut request = self.way.onto(self.agent.get(format!("{}/members", self.base)));
+    /// Where the registry is silent, its answer holds no roster, or it has no room for a request that waits.
+    pub fn members(&self, etag: Option<&str>, wait: Duration) -> Result<RosterReply, ClientError> {
+        let query = if wait.is_zero() { String::new() } else { format!("?wait={}", wait.as_secs_f64()) };
+        let mut request = self.way.onto(self.agent.get(format!("{}/members{query}", self.base)));
         if let Some(etag) = etag {
             request = request.header("if-none-match", etag);
         }
+        let request = request.config().timeout_global(Some(self.timeout + wait)).build();
         let answer = self.read(request.call())?;
+        if answer.status == 429 && !wait.is_zero() {
+            return Err(ClientError::NoRoom);
+        }
         let stale = match answer.headers.get(STALE_HEADER) {
             None => Some(Duration::ZERO),
             Some(_) => answer.header(STALE_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_secs),
@@ -200,7 +225,14 @@ impl RegistryClient {
     fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).expect("names, numbers and addresses always have a JSON form");
         let request = self.way.onto(self.agent.post(format!("{}{path}", self.base)));
-        self.read(request.content_type("application/json").send(&body[..]))
+        let request = request.config().max_redirects(0).build();
+        let answer = self.read(request.content_type("application/json").send(&body[..]))?;
+        match answer.header("location") {
+            Some(to) if (300..400).contains(&answer.status) => {
+                Err(ClientError::Redirected { status: answer.status, to: one_line(to) })
+            }
+            _ => Ok(answer),
+        }
     }
 
     fn read(&self, result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
@@ -263,6 +295,7 @@ fn said(error: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no answer within the time limit".into(),
         ureq::Error::HostNotFound => "its name has no address".into(),
         ureq::Error::ConnectionFailed => "no connection".into(),
+        ureq::Error::TlsRequired => "it redirects to an https:// address, and TLS is not built in yet".into(),
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
         ureq::Error::Io(e) => e.to_string(),
         other => other.to_string(),

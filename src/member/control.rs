@@ -1,16 +1,22 @@
-//! The control thread: carries out what the session asks for, and passes on what the registry says.
+//! The control thread: makes the requests that the membership asks for, and passes on what the registry says.
 //!
-//! One thread of its own, because the registry client blocks: a registry that hangs holds up nothing but this thread. It
-//! owns the session and the peers; it tells the board and the prober who is to be probed, and keeps the roster in the
-//! state directory, so that a member that starts while the registry is away probes the ring it knew.
+//! It decides nothing by itself ([`Membership`] does) and waits for nothing but its inbox: requests of the lease lane and of the
+//! roster lane are made by a worker thread each ([`worker`]), because the registry client blocks; the disk is written by a third
+//! ([`kept`]). So a registry that hangs on one sort of request delays neither the other nor a reload, and a disk that hangs
+//! delays nothing.
 //!
-//! Trouble with the registry is logged when it begins, when its kind changes and when it ends, never on repeat.
+//! Its parts: [`ring`] tells board and prober who is in the ring, [`own_address`] finds the address to register, [`trouble`]
+//! logs how it stands with the registry.
+
+mod kept;
+mod own_address;
+mod ring;
+mod trouble;
+mod worker;
 
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,46 +25,93 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::config::{Advertise, MemberSettings};
-use crate::host::address;
+use crate::config::MemberSettings;
 use crate::host::logging::events;
+use crate::host::network::Network;
 use crate::host::state::StateDir;
 use crate::host::vitals::{Pulse, Vitals};
-use crate::wire::{InstanceId, Member, Members, MembersReply, Registration};
+use crate::wire::{InstanceId, Registration};
 
-use super::board::{Board, rough};
-use super::client::{ClientError, Heartbeat, RegistryClient};
+use super::board::{Board, RegistrySight};
+use super::client::{ClientError, Heartbeat, RegistryClient, RosterReply};
 use super::lock;
-use super::lookup::NoAddress;
-use super::peers::{Change, Peer, Peers};
+use super::membership::{LeaseAnswer, Membership, News, Poll, RosterAnswer};
+use super::peers::Change;
 use super::prober::Prober;
-use super::session::{Action, REPLICA_LAG, Reply, Request, Session};
+use super::session::{Action, LeaseRequest, Pace, Ticket};
+use kept::Kept;
+use own_address::Advertised;
+use ring::Ring;
+use trouble::{Request, Trouble};
+use worker::Worker;
 
-/// The file in the state directory that holds the last roster.
-const ROSTER_FILE: &str = "roster.json";
-
-/// The file there that tells the next start which registry was told that this member leaves.
-const LEFT_FILE: &str = "left";
-
-/// How often the thread says that it is alive, and lets go of peers it held.
+/// How often the thread shows that it is alive, lets go of peers it held, and looks whether addresses of this host changed.
 const TURN: Duration = Duration::from_secs(1);
 
 /// How long leaving the roster may take at the end.
 const FAREWELL: Duration = Duration::from_millis(600);
 
+/// How long a vital thread may take over one turn, requests under way excepted.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// A suspend of the host shorter than this is no matter for the lease.
+const SUSPEND_MIN: Duration = Duration::from_secs(1);
+
 /// What the control thread is told.
-enum Command {
+enum Event {
+    /// A request of the lease lane has ended.
+    Lease(Ticket, LeaseRequest, Result<LeaseAnswer, ClientError>),
+    /// A request for the roster has ended.
+    Roster(Ticket, Result<RosterReply, ClientError>),
+    /// Somebody wants to know whether the roster is still true.
+    Ask(Question),
     /// Take up other settings, and say when that is done.
     Reload(Arc<MemberSettings>, Sender<()>),
     /// End; leave the roster first where asked to.
     Stop { deregister: bool },
 }
 
+/// What is asked of the registry out of turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    /// Who is in the ring?
+    Roster,
+    /// Is it there?
+    SignOfLife,
+}
+
+/// Asks the registry out of turn.
+#[derive(Clone)]
+pub(super) struct Asker(Sender<Event>);
+
+impl Asker {
+    /// Has the registry asked soon. Nothing comes back here; what it answers shows on the board.
+    pub(super) fn ask(&self, question: Question) {
+        // A control thread that has ended asks nobody any more.
+        let _ = self.0.send(Event::Ask(question));
+    }
+}
+
+/// The inbox of a control thread that is still to be started.
+pub(super) struct Inbox {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+
+    pub(super) fn asker(&self) -> Asker {
+        Asker(self.sender.clone())
+    }
+}
+
 /// The control thread, from outside.
 pub(super) struct Control {
-    commands: Sender<Command>,
-    client: Arc<Mutex<RegistryClient>>,
-    waiting: Arc<AtomicUsize>,
+    inbox: Sender<Event>,
     thread: JoinHandle<()>,
 }
 
@@ -70,41 +123,32 @@ pub(super) struct Parts {
     pub(super) listening: SocketAddr,
     pub(super) board: Arc<Mutex<Board>>,
     pub(super) prober: Arc<Prober>,
+    pub(super) network: Network,
     pub(super) state: Option<StateDir>,
-    pub(super) pulse: Pulse,
     pub(super) vitals: Vitals,
 }
 
 impl Control {
     /// Starts the thread. It begins with the roster of the last run, then registers.
-    pub(super) fn start(parts: Parts) -> io::Result<Self> {
-        let (commands, inbox) = channel();
-        let client = Arc::new(Mutex::new(RegistryClient::new(&parts.settings.registry, &parts.vitals)));
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let driver = Driver::new(parts, Arc::clone(&client), Arc::clone(&waiting));
-        let thread = std::thread::Builder::new().name("netring-control".into()).spawn(move || driver.run(&inbox))?;
-        Ok(Self { commands, client, waiting, thread })
+    pub(super) fn start(parts: Parts, inbox: Inbox) -> io::Result<Self> {
+        let Inbox { sender, receiver } = inbox;
+        let driver = Driver::new(parts, sender.clone())?;
+        let thread = std::thread::Builder::new().name("netring-control".into()).spawn(move || driver.run(&receiver))?;
+        Ok(Self { inbox: sender, thread })
     }
 
-    /// Takes other settings, breaking off a request under way, and waits for the thread to take them up, at most `within`.
-    /// Returns whether it has; otherwise it will.
+    /// Takes other settings, and waits for the thread to take them up, at most `within`. Returns whether it has; otherwise
+    /// it will.
     pub(super) fn reload(&self, settings: Arc<MemberSettings>, within: Duration) -> bool {
         let (done, taken_up) = channel();
-        self.tell(Command::Reload(settings, done));
+        // The thread ends only when told to, by the last call this handle ever gets.
+        let _ = self.inbox.send(Event::Reload(settings, done));
         taken_up.recv_timeout(within).is_ok()
     }
 
-    /// Tells the thread what goes before any request, one under way included.
-    fn tell(&self, command: Command) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        lock(&self.client).shutdown();
-        // The thread ends only when told to, by the last call this handle ever gets.
-        let _ = self.commands.send(command);
-    }
-
-    /// Ends the thread, breaking off a request under way, and waits for it at most `within`.
+    /// Ends the thread, breaking off requests under way, and waits for it at most `within`.
     pub(super) fn stop(self, deregister: bool, within: Duration) {
-        self.tell(Command::Stop { deregister });
+        let _ = self.inbox.send(Event::Stop { deregister });
         let deadline = clock::monotonic() + within;
         while !self.thread.is_finished() && clock::monotonic() < deadline {
             std::thread::sleep(Duration::from_millis(2));
@@ -112,32 +156,7 @@ impl Control {
         if self.thread.is_finished() {
             let _ = self.thread.join();
         } else {
-            debug!("leaving while a connection to the registry is still being made");
-        }
-    }
-}
-
-/// Trouble with the registry that is not over, and what has been logged of it.
-struct Trouble {
-    since: Instant,
-    attempts: u32,
-    /// It could not be reached, and that has been said. For what reason may change with every attempt.
-    silent: bool,
-    /// The status it refused each kind of request with.
-    refusals: [Option<u16>; 3],
-}
-
-impl Trouble {
-    fn new(since: Instant) -> Self {
-        Self { since, attempts: 0, silent: false, refusals: [None; 3] }
-    }
-
-    /// Counts a failure, and says whether it is to be told: silence once, a refusal where it is another than the last.
-    fn is_news(&mut self, request: Request, problem: &ClientError) -> bool {
-        self.attempts += 1;
-        match problem {
-            ClientError::Unreachable(_) => !mem::replace(&mut self.silent, true),
-            ClientError::Refused { status, .. } => self.refusals[request as usize].replace(*status) != Some(*status),
+            debug!("stopping while a request to the registry is still under way");
         }
     }
 }
@@ -147,141 +166,181 @@ struct Driver {
     me: InstanceId,
     listening: SocketAddr,
     board: Arc<Mutex<Board>>,
-    prober: Arc<Prober>,
-    state: Option<StateDir>,
+    network: Network,
     pulse: Pulse,
     /// For the thread that looks up the registry's name.
     vitals: Vitals,
-    shared_client: Arc<Mutex<RegistryClient>>,
-    /// How many commands wait. For them requests are broken off, which is no trouble of the registry's.
-    waiting: Arc<AtomicUsize>,
-    client: RegistryClient,
-    session: Session,
-    peers: Peers,
-    etag: Option<String>,
-    /// The address of the last registration, and when it was made.
-    registered: Option<(SocketAddr, Instant)>,
-    /// The peers that lead back to this member, as logged.
-    leading_back: Vec<InstanceId>,
-    /// Where another member with this one's identity is.
-    double: Option<SocketAddr>,
-    trouble: Option<Trouble>,
-    unusable: usize,
-    /// The last roster could not be kept.
-    forgetful: bool,
-    /// The last run left the ring in order: that the registry does not know this member is no loss of memory.
-    left: bool,
+    inbox: Sender<Event>,
+    lease_client: RegistryClient,
+    lease: Worker,
+    roster_client: RegistryClient,
+    roster: Worker,
+    membership: Membership,
+    ring: Ring,
+    kept: Option<Kept>,
+    trouble: Trouble,
+    /// What [`clock::suspended`] was at the last turn.
+    suspended: Duration,
 }
 
 impl Driver {
-    fn new(parts: Parts, shared_client: Arc<Mutex<RegistryClient>>, waiting: Arc<AtomicUsize>) -> Self {
-        let Parts { settings, me, listening, board, prober, state, pulse, vitals } = parts;
-        let client = lock(&shared_client).clone();
-        Self {
-            session: Session::new(settings.intervals, clock::monotonic()),
-            peers: Peers::new(me.clone(), hold(&settings)),
-            settings,
-            me,
-            listening,
-            board,
-            prober,
-            state,
-            pulse,
+    fn new(parts: Parts, inbox: Sender<Event>) -> io::Result<Self> {
+        let Parts { settings, me, listening, board, prober, network, state, vitals } = parts;
+        let lease_client = RegistryClient::new(&settings.registry, &vitals);
+        let now = clock::monotonic();
+        Ok(Self {
+            membership: Membership::new(me.clone(), pace(&settings), hold(&settings), now),
+            ring: Ring::new(Arc::clone(&board), prober, network.clone(), listening),
+            kept: state.map(|state| Kept::start(state, &vitals)).transpose()?,
+            trouble: Trouble::default(),
+            lease: Worker::start("netring-lease", "lease", &vitals)?,
+            roster: Worker::start("netring-roster", "follower of the roster", &vitals)?,
+            roster_client: lease_client.with_timeout(settings.registry.timeout),
+            lease_client,
+            pulse: vitals.add("control loop", TURN_MAX),
             vitals,
-            shared_client,
-            waiting,
-            client,
-            etag: None,
-            registered: None,
-            leading_back: Vec::new(),
-            double: None,
-            trouble: None,
-            unusable: 0,
-            forgetful: false,
-            left: false,
-        }
+            inbox,
+            board,
+            network,
+            listening,
+            me,
+            settings,
+            suspended: clock::suspended(),
+        })
     }
 
-    fn run(mut self, inbox: &Receiver<Command>) {
+    fn run(mut self, inbox: &Receiver<Event>) {
         self.recall();
         loop {
             self.pulse.mark();
-            let now = clock::monotonic();
-            let settled = self.peers.settle(now);
-            if !settled.is_empty() {
-                self.keep();
-                self.follow(&settled);
-            }
-            let wait = match self.session.next(now) {
-                Action::Do(_) if self.is_broken_off() => Duration::ZERO,
-                Action::Do(request) => {
-                    self.carry_out(request);
-                    Duration::ZERO
-                }
-                Action::WaitUntil(at) => at.saturating_duration_since(now).min(TURN),
-            };
-            match inbox.recv_timeout(wait) {
-                Ok(Command::Reload(settings, done)) => {
+            let wake = self.turn();
+            match inbox.recv_timeout(wake.saturating_duration_since(clock::monotonic())) {
+                Ok(Event::Lease(ticket, request, answer)) => self.on_lease(ticket, request, answer),
+                Ok(Event::Roster(ticket, answer)) => self.on_roster(ticket, answer),
+                Ok(Event::Ask(question)) => self.on_question(question),
+                Ok(Event::Reload(settings, done)) => {
                     self.reload(settings);
-                    self.waiting.fetch_sub(1, Ordering::AcqRel);
                     let _ = done.send(());
                 }
-                Ok(Command::Stop { deregister }) => return self.leave(deregister),
+                Ok(Event::Stop { deregister }) => return self.leave(deregister),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn carry_out(&mut self, request: Request) {
-        let mut roster = None;
-        // No registry and no resolver, however slow, makes this member look unwell: each may take its time, twice where an
-        // address is looked up for a heartbeat that becomes a registration.
-        self.pulse.mark_for(self.settings.registry.timeout * 3);
-        let answer = match request {
-            Request::Register => self.register(),
-            Request::Heartbeat => self.heartbeat(),
-            Request::Poll => self.poll(&mut roster),
-        };
-        if self.is_broken_off() {
-            // It says nothing that matters now.
-            return;
-        }
-        self.pulse.mark();
-        let (reply, problem) = match answer {
-            Ok(reply) => (reply, None),
-            Err(error @ ClientError::Unreachable(_)) => (Reply::Unreachable, Some(error)),
-            Err(error @ ClientError::Refused { .. }) => (Reply::Refused, Some(error)),
-        };
-        if reply == Reply::Unknown {
-            info!("the registry does not know this member any more, registering again");
-        }
+    /// Does what is due, and says when to look again.
+    fn turn(&mut self) -> Instant {
         let now = clock::monotonic();
-        // First what the answer says of the registry's memory, then the roster: whoever it lacks may be alive.
-        if self.session.on_reply(request, reply, now, fastrand::f64()) && self.peers.registry_forgot(now) {
-            info!("the registry has lost its memory: keeping the peers it may have forgotten, for a while");
+        let suspended = clock::suspended();
+        if suspended.saturating_sub(mem::replace(&mut self.suspended, suspended)) >= SUSPEND_MIN {
+            info!("the host was suspended: asking the registry for lease and roster at once");
+            self.membership.resumed(now);
+            // The other side may have ended the connection of a request that was kept.
+            self.roster_client.shutdown();
+            self.renew_clients();
         }
-        if let Some(roster) = roster {
-            self.take_in(roster, now);
+        let settled = self.membership.settle(now);
+        if !settled.is_empty() {
+            self.follow(&settled);
         }
-        self.judge(request, problem, now);
+        self.ring.look_at_own_addresses(self.membership.peers(), &self.settings, now);
+        let mut wake = now + TURN;
+        match self.membership.lease(now) {
+            Action::Do(ticket, request) => self.send_lease(ticket, request),
+            Action::WaitUntil(at) => wake = wake.min(at),
+            Action::UnderWay => {}
+        }
+        match self.membership.poll(now) {
+            Action::Do(ticket, poll) => self.send_poll(ticket, poll),
+            Action::WaitUntil(at) => wake = wake.min(at),
+            Action::UnderWay => {}
+        }
+        wake
     }
 
-    fn register(&mut self) -> Result<Reply, ClientError> {
-        let address = self.own_address()?;
-        let registration = Registration {
-            instance_id: Some(self.me.clone()),
-            location: self.settings.location.clone(),
-            ip: address.ip(),
-            port: NonZeroU16::new(address.port()).expect("a listening port is not zero"),
+    fn send_lease(&self, ticket: Ticket, request: LeaseRequest) {
+        let (client, me, inbox) = (self.lease_client.clone(), self.me.clone(), self.inbox.clone());
+        let (location, registered) = (self.settings.location.clone(), self.membership.registered());
+        let advertised = self.advertised();
+        let timeout = self.settings.registry.timeout;
+        // Looking the name up, trying its addresses, and the request may take their time each.
+        self.lease.run(timeout * 4, move || {
+            let answer = renew(&client, &me, request, registered, &advertised, timeout, |address| Registration {
+                instance_id: Some(me.clone()),
+                location,
+                ip: address.ip(),
+                port: own_address::port(address),
+            });
+            let _ = inbox.send(Event::Lease(ticket, request, answer));
+        });
+    }
+
+    fn send_poll(&self, ticket: Ticket, Poll { etag, wait }: Poll) {
+        let (client, inbox) = (self.roster_client.clone(), self.inbox.clone());
+        self.roster.run(wait + self.settings.registry.timeout * 3, move || {
+            let answer = client.members(etag.as_deref(), wait);
+            let _ = inbox.send(Event::Roster(ticket, answer));
+        });
+    }
+
+    fn on_lease(&mut self, ticket: Ticket, request: LeaseRequest, answer: Result<LeaseAnswer, ClientError>) {
+        let now = clock::monotonic();
+        let (answer, problem) = match answer {
+            Ok(answer) => (answer, None),
+            Err(problem) => (LeaseAnswer::Failed, Some(problem)),
         };
-        let reply = self.client.register(&registration)?;
-        if reply.instance_id != self.me {
-            let message = format!("it registered this member as {} instead of {}", reply.instance_id, self.me);
-            return Err(ClientError::Refused { status: 200, message });
+        let Some(news) = self.membership.on_lease(ticket, answer, now, fastrand::f64()) else { return };
+        if answer == LeaseAnswer::Unknown {
+            info!(
+                "the registry does not know this member any more: the lease ended while it could not be renewed, or the \
+                 registry lost its roster; registering again"
+            );
         }
-        let before = self.registered.replace((address, clock::monotonic()));
-        if before.is_none_or(|(before, _)| before != address) {
+        self.take_in(news);
+        let request = match request {
+            LeaseRequest::Register => Request::Registration,
+            LeaseRequest::Heartbeat => Request::Heartbeat,
+        };
+        self.note_registry(request, problem, now);
+    }
+
+    fn on_roster(&mut self, ticket: Ticket, answer: Result<RosterReply, ClientError>) {
+        let now = clock::monotonic();
+        let (answer, problem) = match answer {
+            Ok(RosterReply { changed: Some((roster, etag)), stale }) => {
+                (RosterAnswer::Full { roster, etag, age: stale }, None)
+            }
+            Ok(RosterReply { changed: None, stale }) => (RosterAnswer::Unchanged { age: stale }, None),
+            Err(ClientError::NoRoom) => (RosterAnswer::NoRoom, None),
+            Err(problem) => (RosterAnswer::Failed, Some(problem)),
+        };
+        let Some(news) = self.membership.on_roster(ticket, answer, now, fastrand::f64()) else { return };
+        self.take_in(news);
+        self.note_registry(Request::Roster, problem, now);
+    }
+
+    fn on_question(&mut self, question: Question) {
+        let now = clock::monotonic();
+        match question {
+            Question::Roster => self.membership.ask_now(now),
+            Question::SignOfLife => {
+                self.membership.ask_now(now);
+                self.membership.renew_now(now);
+            }
+        }
+    }
+
+    /// Logs and passes on what an answer of the registry changed.
+    fn take_in(&mut self, news: News) {
+        let News { roster, holds, registered, duplicate, unusable } = news;
+        if holds {
+            info!(
+                "the registry may have lost its roster: peers that are missing from it are kept and probed for a while, and \
+                 shown as unknown where that fails"
+            );
+        }
+        if let Some(address) = registered {
             info!(location = %self.settings.location, instance = %self.me, %address, "registered");
             if address.ip().is_loopback() {
                 warn!(
@@ -290,261 +349,169 @@ impl Driver {
                      hosts set member.server.advertise_ip, or name the registry by its address in the network"
                 );
             }
-            lock(&self.board).own_address = Some(address);
-            self.follow(&Change::default());
-        }
-        let left = mem::take(&mut self.left);
-        Ok(Reply::Registered { known: reply.known.unwrap_or(true) || left })
-    }
-
-    fn heartbeat(&mut self) -> Result<Reply, ClientError> {
-        // A host that got another address would keep a lease on the old one. Where that cannot be told, it has not.
-        let address = self.own_address().ok();
-        if address.is_some_and(|address| self.registered.is_some_and(|(registered, _)| registered != address)) {
-            return self.register();
-        }
-        Ok(match self.client.heartbeat(&self.me)? {
-            Heartbeat::Renewed => Reply::Renewed,
-            Heartbeat::Unknown => Reply::Unknown,
-        })
-    }
-
-    /// Asks for the roster; puts it into `roster` where it is another than the last.
-    fn poll(&mut self, roster: &mut Option<MembersReply>) -> Result<Reply, ClientError> {
-        let answer = self.client.members(self.etag.as_deref())?;
-        let now = clock::monotonic();
-        if let Some(stale) = answer.stale {
-            lock(&self.board).registry.roster_at = now.checked_sub(stale);
-        }
-        let Some((members, etag)) = answer.changed else {
-            return Ok(Reply::Roster { listed: true });
-        };
-        let listed = members.members.iter().find(|member| member.instance_id == self.me);
-        self.beware_of_double(listed);
-        let listed = listed.is_some();
-        // A roster without this member is not one to be confirmed by "unchanged".
-        self.etag = etag.filter(|_| listed);
-        *roster = Some(members);
-        Ok(Reply::Roster { listed })
-    }
-
-    /// Two members with one identity hide each other: the roster shows whichever registered last.
-    fn beware_of_double(&mut self, listed: Option<&Member>) {
-        let double = listed.map(|member| SocketAddr::new(member.ip, member.port.get())).filter(|&address| {
-            // Another registry replica may still show where this member was before.
-            self.registered.is_some_and(|(own, at)| own != address && since(at) > REPLICA_LAG)
-        });
-        if double.is_some() && self.double != double {
-            let address = double.map(tracing::field::display);
-            warn!(
-                event = events::IDENTITY_TWICE, location = %self.settings.location, instance = %self.me, address, "another member has the identity of this one, and peers see only one of them"
-            );
-        }
-        self.double = double;
-    }
-
-    /// Follows a roster, and keeps it for the next start where it changed.
-    fn take_in(&mut self, reply: MembersReply, now: Instant) {
-        if reply.unusable != self.unusable {
-            self.unusable = reply.unusable;
-            if reply.unusable > 0 {
-                warn!(entries = reply.unusable, "the roster has entries that make no sense, leaving them out");
+            self.ring.set_registered(address);
+            if roster.is_none() {
+                self.follow(&Change::default());
             }
         }
-        let change = self.peers.apply(reply.members, now);
-        if !change.is_empty() {
-            self.keep();
-        }
-        self.follow(&change);
-    }
-
-    /// Tells board and prober who is in the ring now, and logs what changed.
-    fn follow(&mut self, change: &Change) {
-        let log = |peer: &Peer, what| {
-            info!(target_location = %peer.location, target = %peer.instance_id, address = %peer.address(), "{what}");
-        };
-        change.joined.iter().for_each(|peer| log(peer, "a peer joined"));
-        change.moved.iter().for_each(|peer| log(peer, "a peer moved"));
-        change.left.iter().for_each(|peer| log(peer, "a peer left"));
-        let endpoints: Vec<Arc<str>> = self.settings.checks.http_endpoints.iter().map(|e| e.as_str().into()).collect();
-        let probing = lock(&self.board).follow(&self.peers, &endpoints, clock::monotonic());
-        self.prober.set_targets(probing);
-        self.beware_of_oneself();
-    }
-
-    /// A peer with an address that leads back here is somebody else's mistake, and would look healthy for ever.
-    fn beware_of_oneself(&mut self) {
-        let board = lock(&self.board);
-        let leading_back: Vec<&Arc<Peer>> = board.leading_back().collect();
-        for peer in leading_back.iter().filter(|peer| !self.leading_back.contains(&peer.instance_id)) {
+        if let Some(address) = duplicate {
             warn!(
-                target_location = %peer.location, target = %peer.instance_id, address = %peer.address(),
-                "not probing a peer: the address it registered leads back to this host; set member.server.advertise_ip there"
+                event = events::IDENTITY_TWICE, location = %self.settings.location, instance = %self.me, %address,
+                "another member has the identity of this one, and peers see only one of them"
             );
         }
-        self.leading_back = leading_back.into_iter().map(|peer| peer.instance_id.clone()).collect();
+        if let Some(entries) = unusable.filter(|entries| *entries > 0) {
+            warn!(entries, "left out entries of the roster that are not valid");
+        }
+        if let Some(change) = roster {
+            self.follow(&change);
+        }
     }
 
-    /// Keeps the peers for the next start.
-    fn keep(&mut self) {
-        let Some(state) = &self.state else { return };
-        let member = |(peer, last_seen): (&Arc<Peer>, u64)| Member {
-            instance_id: peer.instance_id.clone(),
-            location: peer.location.clone(),
-            ip: peer.ip,
-            port: peer.port,
-            last_seen,
-            registered_at: 0,
-            status: (),
-        };
-        let roster = Members { members: self.peers.iter().map(member).collect() };
-        let text = serde_json::to_vec(&roster).expect("names, numbers and addresses always have a JSON form");
-        let kept = state.write(ROSTER_FILE, &text);
-        match (&kept, self.forgetful) {
-            (Err(error), false) => warn!(%error, "cannot keep the roster for the next start"),
-            (Ok(()), true) => info!("the roster is kept for the next start again"),
-            _ => {}
+    /// Follows the roster first and keeps it afterwards, where the peers have changed.
+    fn follow(&mut self, change: &Change) {
+        self.ring.follow(self.membership.peers(), change, &self.settings);
+        if let Some(kept) = &self.kept
+            && !change.is_empty()
+        {
+            kept.keep(self.membership.peers());
         }
-        self.forgetful = kept.is_err();
+    }
+
+    /// Notes on the board and in the log how it stands with the registry.
+    fn note_registry(&mut self, request: Request, problem: Option<ClientError>, now: Instant) {
+        let up = self.membership.is_well();
+        let addresses = self.lease_client.addresses().known();
+        let on_this_host = !addresses.is_empty() && addresses.iter().all(|at| self.network.is_own(at.ip()));
+        // A registry that refuses has been reached.
+        let reached = !matches!(problem, Some(ClientError::Unreachable(_)));
+        let sight = RegistrySight { up, roster_at: self.membership.roster_at() };
+        lock(&self.board).note_registry(sight, reached, on_this_host, now);
+        let who = (&self.settings.location, &self.me, &*self.settings.registry.url.base);
+        self.trouble.note(request, problem, up, now, who);
     }
 
     /// Begins with the roster of the last run.
     fn recall(&mut self) {
-        let Some(state) = &self.state else { return };
-        // It says so of one start alone.
-        self.left = matches!(state.read(LEFT_FILE), Ok(Some(registry)) if registry == self.client.base().as_bytes())
-            && state.remove(LEFT_FILE).is_ok();
-        let kept = match state.read(ROSTER_FILE) {
-            Ok(None) => return,
-            Ok(Some(text)) => MembersReply::from_json(&text).map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match kept {
-            Ok(roster) => {
-                let change = self.peers.apply(roster.members, clock::monotonic());
-                info!(peers = self.peers.len(), "probing the ring as it was known before, until the registry answers");
-                self.follow(&change);
-            }
-            Err(error) => warn!(%error, "the kept roster cannot be used, going on without it"),
+        let now = clock::monotonic();
+        if let Some(address) = self.advertised().without_registry() {
+            self.ring.set_registered(address);
         }
+        let Some(kept) = &self.kept else { return };
+        let left = kept.left_in_order(self.lease_client.base());
+        let change = self.membership.recall(kept.recall(), left, now);
+        if change.is_empty() {
+            return;
+        }
+        info!(peers = self.membership.peers().len(), "probing the ring as it was known before, until the registry answers");
+        self.ring.follow(self.membership.peers(), &Change::default(), &self.settings);
     }
 
     fn reload(&mut self, settings: Arc<MemberSettings>) {
         let now = clock::monotonic();
         let old = mem::replace(&mut self.settings, settings);
-        self.session.set_intervals(self.settings.intervals, now);
-        self.peers.set_hold(hold(&self.settings));
-        let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
+        self.membership.set_pace(pace(&self.settings), hold(&self.settings), now);
+        let moved = old.location != self.settings.location || self.advertised() != self.advertised_by(&old);
         let link = &self.settings.registry;
-        let elsewhere = old.registry.url != link.url;
-        let client =
-            if elsewhere { RegistryClient::new(link, &self.vitals) } else { self.client.with_timeout(link.timeout) };
-        let before = mem::replace(&mut self.client, client);
-        *lock(&self.shared_client) = self.client.clone();
-        if elsewhere {
-            self.say_farewell(&before, old.registry.timeout);
-            // What was known and told of the other one says nothing of this.
-            if let Some(trouble) = &mut self.trouble {
-                (trouble.silent, trouble.refusals) = (false, [None; 3]);
+        if old.registry.url != link.url {
+            let before = mem::replace(&mut self.lease_client, RegistryClient::new(link, &self.vitals));
+            before.shutdown();
+            self.roster_client.shutdown();
+            self.renew_clients();
+            say_farewell(&before, &self.me, old.registry.timeout);
+            self.trouble.another_registry();
+            self.membership.start_over(now);
+        } else if moved || old.registry.timeout != link.timeout {
+            self.lease_client.shutdown();
+            self.renew_clients();
+            if moved {
+                self.membership.register_again(now);
             }
-            (self.registered, self.double, self.left, self.etag) = (None, None, false, None);
-            // The others may be on their way to the new registry, too.
-            self.peers.registry_forgot(now);
-            self.session.start_over(now);
-        } else if moved {
-            self.registered = None;
-            self.session.register_now(now);
         }
-        if old.checks.http_endpoints != self.settings.checks.http_endpoints {
+        if old.checks.http_endpoints != self.settings.checks.http_endpoints || moved {
+            if let Some(address) = self.advertised().without_registry() {
+                self.ring.set_registered(address);
+            }
             self.follow(&Change::default());
         }
     }
 
-    fn leave(&self, deregister: bool) {
+    /// Clients of the same registry in the place of those that were shut down.
+    fn renew_clients(&mut self) {
+        let timeout = self.settings.registry.timeout;
+        self.lease_client = self.lease_client.with_timeout(timeout);
+        self.roster_client = self.lease_client.with_timeout(timeout);
+    }
+
+    fn leave(self, deregister: bool) {
+        self.lease_client.shutdown();
+        self.roster_client.shutdown();
         // Also where no registration was confirmed: one may have arrived.
         if deregister
-            && self.say_farewell(&self.client, self.settings.registry.timeout)
-            && let Some(state) = &self.state
-            && let Err(error) = state.write(LEFT_FILE, self.client.base().as_bytes())
+            && say_farewell(&self.lease_client, &self.me, self.settings.registry.timeout)
+            && let Some(kept) = &self.kept
         {
-            debug!(%error, "cannot note for the next start that this member left the ring");
+            kept.note_left(self.lease_client.base());
         }
     }
 
-    /// Returns whether the registry heard it.
-    fn say_farewell(&self, registry: &RegistryClient, timeout: Duration) -> bool {
-        let registry = registry.with_timeout(timeout.min(FAREWELL));
-        let heard = registry.deregister(&self.me);
-        match &heard {
-            Ok(()) => debug!(registry = registry.base(), "left the ring"),
-            Err(error) => {
-                info!(registry = registry.base(), %error, "cannot leave the ring, its registry will notice when the lease ends");
-            }
+    fn advertised(&self) -> Advertised {
+        self.advertised_by(&self.settings)
+    }
+
+    fn advertised_by(&self, settings: &MemberSettings) -> Advertised {
+        Advertised { listening: self.listening, ip: settings.advertise_ip }
+    }
+}
+
+/// Makes one request of the lease lane. A heartbeat becomes a registration where the address of this host has changed.
+fn renew(
+    client: &RegistryClient,
+    me: &InstanceId,
+    request: LeaseRequest,
+    registered: Option<SocketAddr>,
+    advertised: &Advertised,
+    timeout: Duration,
+    registration: impl FnOnce(SocketAddr) -> Registration,
+) -> Result<LeaseAnswer, ClientError> {
+    let address = advertised.find(client.addresses(), registered, timeout);
+    let address = match (request, address) {
+        (LeaseRequest::Register, address) => address?,
+        (LeaseRequest::Heartbeat, Ok(address)) if registered != Some(address) => address,
+        // A host that got another address would keep a lease on the old one. Where that cannot be known, it has not.
+        (LeaseRequest::Heartbeat, _) => {
+            return Ok(match client.heartbeat(me)? {
+                Heartbeat::Renewed => LeaseAnswer::Renewed,
+                Heartbeat::Unknown => LeaseAnswer::Unknown,
+            });
         }
-        heard.is_ok()
+    };
+    let reply = client.register(&registration(address))?;
+    if reply.instance_id != *me {
+        let message = format!("it registered this member as {} instead of {me}", reply.instance_id);
+        return Err(ClientError::Refused { status: 200, message });
     }
+    Ok(LeaseAnswer::Registered { address, known: reply.known.unwrap_or(true) })
+}
 
-    fn is_broken_off(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
-    }
-
-    /// Notes on the board and in the log how it stands with the registry.
-    fn judge(&mut self, request: Request, problem: Option<ClientError>, now: Instant) {
-        let up = self.session.is_well();
-        lock(&self.board).registry.up = up;
-        let url = &self.settings.registry.url.base;
-        let (location, instance) = (&self.settings.location, &self.me);
-        if let Some(problem) = problem {
-            if self.trouble.get_or_insert_with(|| Trouble::new(now)).is_news(request, &problem) {
-                match problem {
-                    ClientError::Unreachable(why) => {
-                        warn!(
-                            event = events::REGISTRY_LOST, %location, %instance, registry = %url, reason = %why,
-                            "registry lost: the ring is probed as last known"
-                        );
-                    }
-                    ClientError::Refused { .. } => {
-                        warn!(
-                            event = events::REGISTRY_REFUSES, %location, %instance, registry = %url,
-                            request = name(request), reason = %problem, "registry refuses"
-                        );
-                    }
-                }
-            } else {
-                debug!(registry = %url, request = name(request), %problem, "the registry is still away");
-            }
-        } else if up && let Some(trouble) = self.trouble.take() {
-            let lasted = rough(now.saturating_duration_since(trouble.since));
+/// Takes leave of a registry. Returns whether it heard.
+fn say_farewell(registry: &RegistryClient, me: &InstanceId, timeout: Duration) -> bool {
+    let registry = registry.with_timeout(timeout.min(FAREWELL));
+    let heard = registry.deregister(me);
+    match &heard {
+        Ok(()) => debug!(registry = registry.base(), "left the ring"),
+        Err(error) => {
             info!(
-                event = events::REGISTRY_BACK, %location, %instance, registry = %url, attempts = trouble.attempts, lasted,
-                "registry back"
+                registry = registry.base(), %error,
+                "cannot leave the ring in order: the registry will remove this member when its lease ends"
             );
         }
     }
+    heard.is_ok()
+}
 
-    /// The address peers are to reach this member at.
-    fn own_address(&self) -> Result<SocketAddr, ClientError> {
-        let (listening, port) = (self.listening.ip(), self.listening.port());
-        match self.settings.advertise_ip {
-            Advertise::Address(ip) => Ok(SocketAddr::new(ip, port)),
-            Advertise::Auto if !listening.is_unspecified() => Ok(SocketAddr::new(listening, port)),
-            Advertise::Auto => {
-                let addresses = self.client.addresses();
-                let lost =
-                    |what: &dyn std::fmt::Display| ClientError::Unreachable(format!("{}: {what}", addresses.host()));
-                let found = addresses.get(self.settings.registry.timeout).map_err(|e| match e {
-                    NoAddress::Unknown => lost(&"its name has no address"),
-                    NoAddress::Pending => lost(&"the resolver does not answer"),
-                })?;
-                let registry = found
-                    .into_iter()
-                    .find(|address| listening.is_ipv6() || address.is_ipv4())
-                    .ok_or_else(|| lost(&"its name has no IPv4 address, and server.host is one of IPv4"))?;
-                let ip = address::towards(registry).map_err(|e| lost(&e))?;
-                Ok(SocketAddr::new(ip.to_canonical(), port))
-            }
-        }
-    }
+fn pace(settings: &MemberSettings) -> Pace {
+    Pace { poll: settings.intervals.poll, heartbeat: settings.intervals.heartbeat }
 }
 
 /// How long peers outlast a registry's lost memory: every living member notices within its own poll or heartbeat
@@ -554,15 +521,21 @@ fn hold(settings: &MemberSettings) -> Duration {
     slower * 2 + Duration::from_secs(10)
 }
 
-/// How long ago `moment` was.
-fn since(moment: Instant) -> Duration {
-    clock::monotonic().saturating_duration_since(moment)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn name(request: Request) -> &'static str {
-    match request {
-        Request::Register => "registration",
-        Request::Heartbeat => "heartbeat",
-        Request::Poll => "asking for the roster",
+    #[test]
+    fn peers_are_held_for_two_turns_of_the_slower_interval_and_a_few_attempts() {
+        let intervals = |poll: u64, heartbeat: u64| {
+            let text = format!(
+                "member: {{location: x, registry: {{url: 'http://127.0.0.1:1'}}, intervals: {{poll_interval: {poll}, \
+                 heartbeat_interval: {heartbeat}}}}}"
+            );
+            let file = crate::config::ConfigFile::parse(std::path::Path::new("member.yaml"), &text).unwrap();
+            file.member(&crate::config::Environment::default()).unwrap().settings
+        };
+        assert_eq!(hold(&intervals(30, 45)), Duration::from_secs(100));
+        assert_eq!(hold(&intervals(60, 45)), Duration::from_secs(130));
     }
 }

@@ -212,8 +212,9 @@ fn members(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_member_last_seen_timestamp",
         Kind::Gauge,
-        "When the member was last seen, in seconds since the epoch: the newer of the registry's word and this member's \
-         own last successful probe.",
+        "When the member was last seen, in seconds since the epoch: the newer of this member's own last successful probe and \
+         the last heartbeat that the registry received, as of the last full roster (at least each tenth poll, in rings of more \
+         than a thousand members less often in proportion).",
     );
     for (peer, last_seen) in &snapshot.peers {
         let labels = [("location", peer.location.as_str()), ("instance_id", peer.instance_id.as_str())];
@@ -319,7 +320,7 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
         "netring_local_health",
         Kind::Gauge,
         "Whether this member is itself well (1), or not (0): stopped, starved of processor time, out of descriptors or cut off \
-         from its network; what it saw fail meanwhile is counted with the reason local and held against no peer.",
+         from its network; failures that it caused itself are counted with the reason local and mark no peer down.",
     );
     out.sample("netring_local_health", &[], one_if(snapshot.well));
     out.family(
@@ -339,10 +340,20 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_coverage_ratio",
         Kind::Gauge,
-        "The share of targets with a recent outcome, from 0 to 1; absent while there are no targets.",
+        "The share of targets with a recent outcome, from 0 to 1; a peer whose address leads back counts as one without. Absent \
+         while there are no targets.",
     );
     if let Some(coverage) = snapshot.coverage {
         out.sample("netring_coverage_ratio", &[], coverage);
+    }
+    out.family(
+        "netring_peers_not_probed",
+        Kind::Gauge,
+        "How many peers are not probed, by reason: leads_back, the address leads back to this member; no_route, this host cannot \
+         send anything to the address.",
+    );
+    for (reason, count) in &snapshot.not_probed {
+        out.sample("netring_peers_not_probed", &[("reason", reason.label())], *count as f64);
     }
     out.family(
         "netring_registry_up",

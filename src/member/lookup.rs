@@ -116,6 +116,11 @@ impl Addresses {
         }
     }
 
+    /// The addresses as last found; none before the first good answer.
+    pub(super) fn known(&self) -> Vec<SocketAddr> {
+        lock(&self.shared.state).known.clone()
+    }
+
     /// Has the name looked up now, because nothing answered where it led.
     pub(super) fn doubt(&self) {
         let mut state = lock(&self.shared.state);

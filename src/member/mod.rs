@@ -1,14 +1,17 @@
 //! The member daemon: probes all the others and says what it saw.
 //!
-//! Three threads, three jobs. The *probe thread* ([`prober`]) measures and does nothing else. The *service thread* answers
-//! scrapes and health and takes in what the prober reports; the text of a scrape is made beside it, from a snapshot. The
-//! *control thread* talks to the registry. They share the [`board`] and a few channels, so that a scrape of many series
-//! delays no probe and a hung registry delays no scrape.
+//! Three threads do the work. The *probe thread* ([`prober`]) measures and does nothing else. The *service thread* (`service`)
+//! answers scrapes and health and takes in what the prober reports; the text of a scrape is made beside it, from a snapshot. The
+//! *control thread* (`control`) makes requests to the registry, by worker threads that may block. They share the [`board`] and
+//! a few channels, so that a scrape of many series delays no probe and a hung registry delays no scrape.
 //!
 //! How all that comes to exact figures is a page of its own: [`engine`].
 //!
-//! What decides is pure and apart from what waits: [`session`] (when to register, renew, ask, back off), [`peers`] (who
-//! joined, left, moved) and [`board`] (what was seen) are plain values that are told the time.
+//! What decides is pure and apart from what waits, plain values that are told the time. On the way down, from the roster to a
+//! probe: [`membership`] (what is owed to the registry and what it said) with its [`session`] (when to ask what) and [`peers`] (who
+//! joined, left, moved), then [`plan`] (what is to be probed). On the way up, from a probe to a metric: [`judge`] (whether a
+//! failure is the peer's or this host's), [`memory`] (up or down, since when), [`health`] (whether this member is itself well),
+//! and [`board`], which records.
 
 mod api;
 pub mod board;
@@ -17,9 +20,14 @@ mod control;
 pub mod engine;
 mod exporter;
 pub mod health;
+pub mod judge;
 mod lookup;
+pub mod membership;
+pub mod memory;
 pub mod peers;
+pub mod plan;
 pub mod prober;
+mod service;
 pub mod session;
 mod snapshot;
 
@@ -27,17 +35,15 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::clock;
-use crate::config::{MemberSettings, ServerSettings};
+use crate::config::MemberSettings;
 use crate::host::descriptors;
-use crate::host::links::Links;
-use crate::host::logging::events;
+use crate::host::network::Network;
 use crate::host::reload::Reloads;
 use crate::host::state::StateDir;
 use crate::host::vitals::Vitals;
@@ -45,10 +51,10 @@ use crate::probe;
 use crate::serve::{self, BindError};
 use crate::wire::{InstanceId, Location};
 
-use board::{Board, Freshness, Transition, rough};
+use board::{Board, Freshness};
 use control::Control;
-use exporter::Exporter;
-use prober::{Prober, Report};
+use prober::Prober;
+use service::Service;
 
 /// How many reports of the prober may wait to be taken in, beside a few batches on their way.
 const REPORTS_MAX: usize = 16_384;
@@ -56,13 +62,7 @@ const REPORTS_MAX: usize = 16_384;
 /// How many batches may be on their way.
 const BATCHES_MAX: usize = 16;
 
-/// The longest the service thread waits for reports before it looks after what only time changes.
-const TURN: Duration = Duration::from_secs(1);
-
-/// How long a request in progress may take to end when the member stops.
-const DRAIN: Duration = Duration::from_millis(300);
-
-/// How long a reload waits for the control thread, which may have to take leave of a registry that hangs.
+/// How long a reload waits for the control thread, which may have to take leave of a registry that does not answer.
 const TAKEN_UP: Duration = Duration::from_secs(2);
 
 /// How long the control thread may take to leave the ring when the member stops.
@@ -125,12 +125,6 @@ pub struct Member {
     service: Service,
 }
 
-/// The service thread, from outside.
-struct Service {
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member")
@@ -163,26 +157,38 @@ impl Member {
         let (reports, inbox) = mpsc::channel(BATCHES_MAX);
         let pulse = vitals.add("probe schedule", TURN_MAX);
         let me = options.instance_id.clone();
+        let network = Network::start(&vitals).map_err(|e| StartError::Thread("network", e))?;
         let prober =
-            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, Links::on(&vitals), move || {
+            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, network.clone(), move || {
                 pulse.mark();
             })
             .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
-        let service = Service::start(listener, &settings.server, &board, &prober, &vitals, options.reloads, inbox)
-            .map_err(|e| StartError::Thread("service", e))?;
-        let control = Control::start(control::Parts {
+        let requests = control::Inbox::new();
+        let service = Service::start(service::Parts {
+            listener,
+            server: &settings.server,
+            connections_max: connections_max(),
+            board: &board,
+            prober: &prober,
+            registry: requests.asker(),
+            vitals: &vitals,
+            reloads: options.reloads,
+            inbox,
+        })
+        .map_err(|e| StartError::Thread("service", e))?;
+        let parts = control::Parts {
             settings: Arc::clone(&settings),
             me: options.instance_id,
             listening: address,
             board: Arc::clone(&board),
             prober: Arc::clone(&prober),
+            network,
             state: options.state,
-            pulse: vitals.add("control loop", TURN_MAX),
-            vitals: vitals.clone(),
-        })
-        .map_err(|e| StartError::Thread("control", e))?;
+            vitals,
+        };
+        let control = Control::start(parts, requests).map_err(|e| StartError::Thread("control", e))?;
         Ok(Self { settings, me, address, board, prober, control, service })
     }
 
@@ -235,120 +241,19 @@ impl Member {
         self.prober.set_settings(prober_settings(&new));
         self.settings = Arc::new(new);
         if !self.control.reload(Arc::clone(&self.settings), TAKEN_UP) {
-            warn!("a connection to the registry is still being made; what is new about the registry counts after that");
+            warn!("the new settings of the registry take effect when this member has taken leave of the former registry");
         }
         later
     }
 
     /// Ends the member, within about a second whatever the registry does.
     pub fn stop(self, farewell: Farewell) {
-        // The service drains while the control thread says farewell; after that nobody sets targets any more.
-        let _ = self.service.stop.send(());
+        // The service drains while the control thread takes leave; after that nobody sets targets any more.
+        let service = self.service.stop();
         self.control.stop(farewell == Farewell::Deregister, FAREWELL);
         self.prober.set_targets(Vec::new());
-        if self.service.thread.join().is_err() {
+        if service.join().is_err() {
             warn!("the service thread had ended before its time");
-        }
-    }
-}
-
-impl Service {
-    fn start(
-        listener: TcpListener,
-        server: &ServerSettings,
-        board: &Arc<Mutex<Board>>,
-        prober: &Arc<Prober>,
-        vitals: &Vitals,
-        reloads: Reloads,
-        mut inbox: mpsc::Receiver<Vec<Report>>,
-    ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
-        let (stop, stopped) = oneshot::channel();
-        let limits = serve::Limits {
-            connections: server.max_connections.map_or_else(connections_max, Into::into),
-            drain: DRAIN,
-            ..serve::Limits::default()
-        };
-        let pulse = vitals.add("HTTP service", TURN_MAX);
-        let exporter = Arc::new(Exporter::new(Arc::clone(board), Arc::clone(prober), reloads));
-        let routes = api::routes(board, Arc::clone(&exporter), vitals);
-        let board = Arc::clone(board);
-        let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {
-            runtime.block_on(async move {
-                let reports = tokio::spawn(async move {
-                    let mut unwell = false;
-                    while take_in(&mut inbox, &board).await {
-                        log_health(&board, &mut unwell);
-                        exporter.tidy();
-                    }
-                });
-                let stopped = async {
-                    let _ = stopped.await;
-                };
-                serve::run(listener, routes, limits, Some(pulse), stopped).await;
-                reports.abort();
-            });
-        })?;
-        Ok(Self { stop, thread })
-    }
-}
-
-/// Takes in the reports that wait, or waits a second for some, and logs what went up or down. Returns whether more may come.
-async fn take_in(inbox: &mut mpsc::Receiver<Vec<Report>>, board: &Mutex<Board>) -> bool {
-    let reports = match tokio::time::timeout(TURN, inbox.recv()).await {
-        Ok(Some(reports)) => reports,
-        Ok(None) => return false,
-        Err(_) => Vec::new(),
-    };
-    let (transitions, location, instance): (Vec<Transition>, _, _) = {
-        let mut board = lock(board);
-        let transitions = reports.into_iter().filter_map(|report| board.apply(report)).collect();
-        (transitions, board.location.clone(), board.instance_id.clone())
-    };
-    transitions.iter().for_each(|transition| log(transition, &location, &instance));
-    true
-}
-
-/// Says when this member becomes unwell, and when it is well again.
-fn log_health(board: &Mutex<Board>, unwell: &mut bool) {
-    let (why, location, instance) = {
-        let board = lock(board);
-        let why = board.unwell(clock::monotonic()).map(str::to_owned);
-        if why.is_some() == *unwell {
-            return;
-        }
-        (why, board.location.clone(), board.instance_id.clone())
-    };
-    match why {
-        Some(reason) => warn!(
-            event = events::MEMBER_UNWELL, %location, %instance, reason,
-            "this member is unwell, and holds what it sees fail against no peer"
-        ),
-        None => info!(event = events::MEMBER_WELL, %location, %instance, "this member is well again"),
-    }
-    *unwell = !*unwell;
-}
-
-fn log(transition: &Transition, location: &Location, instance: &InstanceId) {
-    let Transition { peer, check, failure, lasted, failed } = transition;
-    let endpoint = match check {
-        probe::Check::Tcp => None,
-        probe::Check::Http { endpoint } => Some(&**endpoint),
-    };
-    let check = check.check_type().label();
-    match failure {
-        Some(failure) => warn!(
-            event = events::PEER_DOWN, %location, %instance,
-            target_location = %peer.location, target = %peer.instance_id, check, endpoint,
-            reason = failure.reason.label(), detail = failure.detail, "peer down"
-        ),
-        None => {
-            let lasted = lasted.map_or_else(String::new, rough);
-            info!(
-                event = events::PEER_UP, %location, %instance,
-                target_location = %peer.location, target = %peer.instance_id, check, endpoint,
-                lasted, failed_probes = *failed, "peer up again"
-            );
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Who the peers are: from one roster to the next, who joined, left or moved.
 //!
-//! A plain value, driven by the control thread: it is handed each roster and `now`, and says what changed. It
-//! promises:
-//! * This member is never its own peer, and no identity stands in the set twice.
-//! * Who is missing from a roster leaves at once, with one exception.
-//! * The exception: a registry that has lost its memory (emptied store, restart without state) serves a roster that fills
-//!   up again only as members find out. For a while after [`Peers::registry_forgot`] the peers that are missing are *held*,
-//!   so that losing the registry's memory stops no probe. Who is still missing then leaves; and where the memory is lost
-//!   over and over, nobody is held for longer than [`HOLDS_MAX`] times that while.
+//! A plain value: it is handed each roster and `now`, and says what changed. It promises:
+//! * This member is never its own peer, and no identity is in the set twice.
+//! * A peer that is missing from a roster leaves at once, with one exception.
+//! * The exception: a registry that does not know this member any more may have lost its memory (emptied store, restart
+//!   without state), and then serves a roster that fills up only as members notice and register again. For some time after
+//!   [`Peers::registry_forgot`] the peers that are missing are *held*: they are probed on, and what fails there is unknown and
+//!   not down, because they may also have left. Peers that are still missing at the end of that time leave; and where this
+//!   happens over and over, none is held for longer than [`HOLDS_MAX`] times that time.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -39,13 +39,6 @@ impl Peer {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port.get())
     }
-
-    /// Whether a probe of this peer would end at the prober itself, which is reached at `own`, and so prove nothing: a
-    /// loopback address that another host registered, or an address of the prober's own from a network that overlaps.
-    #[must_use]
-    pub fn leads_back(&self, own: SocketAddr) -> bool {
-        self.address() == own || (self.ip.is_loopback() && !own.ip().is_loopback())
-    }
 }
 
 /// What a roster changed.
@@ -65,6 +58,17 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.joined.is_empty() && self.left.is_empty() && self.moved.is_empty()
     }
+}
+
+/// One of the peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Who it is and where.
+    pub peer: &'a Arc<Peer>,
+    /// When the registry last heard of it, in seconds since the epoch; 0 where it did not say.
+    pub last_seen: u64,
+    /// The roster lacks it, and may do so because the registry lost its memory: it may be alive, or gone.
+    pub held: bool,
 }
 
 /// What is known of one peer.
@@ -167,9 +171,13 @@ impl Peers {
         self.hold = hold;
     }
 
-    /// The peers with the registry's word of when each was last seen, in seconds since the epoch (0 where it gave none).
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Peer>, u64)> {
-        self.known.values().map(|known| (&known.peer, known.last_seen))
+    /// The peers, in the order of their identities.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.known.values().map(|known| Entry {
+            peer: &known.peer,
+            last_seen: known.last_seen,
+            held: known.missing.is_some(),
+        })
     }
 
     /// How many peers there are.

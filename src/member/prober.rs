@@ -21,10 +21,12 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
-use crate::host::links::Links;
-use crate::probe::schedule::{ByTarget, Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
+use crate::host::network::{Fault, Network};
+use crate::probe::schedule::{ByTarget, Event, Phase, Schedule, SkipReason, TargetId, Turn};
 use crate::probe::{self, Failure, Limits, LocalCause, Outcome, Reason, Target};
 use crate::wire::InstanceId;
+
+use super::judge::Facts;
 
 /// The longest the thread sleeps, so that it shows at least twice a second that it is alive.
 const IDLE_MAX: Duration = Duration::from_millis(500);
@@ -43,13 +45,14 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How many reports are gathered at most.
 const BATCH_MAX: usize = 256;
 
-/// A probe is disturbed when the thread stood still for more than this share of the probe's time limit while it ran.
-const DISTURBED_SHARE: u32 = 10;
+/// How many turned targets may wait for the thread to hear of them. One that finds no room is not looked at again before its
+/// next regular turn, and that is all.
+const TURNED_MAX: usize = 4_096;
 
 /// One thing to probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probing {
-    /// Its name in reports. A target that changes, such as in its address, may keep its id: it starts afresh.
+    /// Its name in reports.
     pub id: TargetId,
     /// The peer it belongs to, which with the check gives it its phase in the interval.
     pub peer: InstanceId,
@@ -70,6 +73,7 @@ pub struct Settings {
 
 /// What the prober has to say.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every report is of the large kind, and a box for each costs time")]
 pub enum Report {
     /// A probe was made.
     Probed {
@@ -77,27 +81,34 @@ pub enum Report {
         id: TargetId,
         /// What it found.
         outcome: Outcome,
-        /// How much later than due it started.
+        /// What was the case meanwhile.
+        facts: Facts,
+        /// When it began.
+        began: Instant,
+        /// How much later than due that was.
         lag: Duration,
         /// When it ended.
         ended: Instant,
-        /// Whether it was an extra look after a change.
-        follow_up: bool,
     },
-    /// Regular turns were skipped.
+    /// Regular turns of one target were skipped.
     Skipped {
-        /// Of which target.
-        id: TargetId,
         /// Why.
         reason: SkipReason,
         /// How many in a row.
         count: u64,
     },
     /// The thread woke later than it had asked for: the process was stopped, or starved of processor time.
-    StoodStill {
+    Stalled {
         /// How much later.
         lost: Duration,
         /// When it woke.
+        until: Instant,
+    },
+    /// The host was suspended, which the monotonic clock does not count.
+    Suspended {
+        /// For how long.
+        lost: Duration,
+        /// When that was noticed.
         until: Instant,
     },
 }
@@ -108,8 +119,17 @@ pub struct Prober {
     self_id: InstanceId,
     /// Taken out to stop the thread.
     orders: Option<watch::Sender<Orders>>,
+    turned: mpsc::Sender<Turned>,
     thread: Option<JoinHandle<()>>,
     dropped_reports: Arc<AtomicU64>,
+}
+
+/// A target has gone up or down.
+#[derive(Clone, Copy, Debug)]
+struct Turned {
+    id: TargetId,
+    /// When the probe ended that found it.
+    ended: Instant,
 }
 
 /// What the thread is told.
@@ -131,7 +151,8 @@ struct Planned {
 impl Prober {
     /// Starts the thread, with nothing to probe yet. `self_id` is who probes. Reports come in batches; where the channel is
     /// full, `reports_max` of them wait here. `mark` is called at least once a second while the thread is well, from the
-    /// loop that hands out the turns. `links` are asked about the host's own network.
+    /// loop that hands out the turns. `network` is asked
+    /// about failures.
     ///
     /// # Errors
     ///
@@ -141,17 +162,18 @@ impl Prober {
         settings: Settings,
         reports: mpsc::Sender<Vec<Report>>,
         reports_max: usize,
-        links: Links,
+        network: Network,
         mark: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
+        let (turned, turns) = mpsc::channel(TURNED_MAX);
         let dropped_reports = Arc::<AtomicU64>::default();
         let outbox = Outbox::new(reports, reports_max, Arc::clone(&dropped_reports));
-        let work = Loop::new(told, outbox, links);
+        let work = Loop::new(told, turns, outbox, network);
         let thread =
             std::thread::Builder::new().name("netring-probe".into()).spawn(move || work.run(&runtime, mark))?;
-        Ok(Self { self_id: self_id.clone(), orders: Some(orders), thread: Some(thread), dropped_reports })
+        Ok(Self { self_id: self_id.clone(), orders: Some(orders), turned, thread: Some(thread), dropped_reports })
     }
 
     /// Says what to probe from now on, all of it. Targets that stay keep their rhythm and their probe in flight; those
@@ -169,6 +191,12 @@ impl Prober {
     /// Says how to probe from now on. Probes in flight end by the limits they started with.
     pub fn set_settings(&self, settings: Settings) {
         self.tell(|orders| orders.settings = Arc::new(settings));
+    }
+
+    /// Says that a target was found to have gone up or down by a probe that ended then: it is to be probed again soon.
+    pub fn turned(&self, id: TargetId, ended: Instant) {
+        // Without room the target waits for its next regular turn.
+        let _ = self.turned.try_send(Turned { id, ended });
     }
 
     fn tell(&self, change: impl FnOnce(&mut Orders)) {
@@ -203,6 +231,8 @@ struct Probed {
     lag: Duration,
     outcome: Outcome,
     ended: Instant,
+    /// Why the network of this host explains the failure, where it does.
+    network: Option<Fault>,
 }
 
 /// A probe in flight.
@@ -218,6 +248,7 @@ struct InFlight {
 /// The thread's state.
 struct Loop {
     told: watch::Receiver<Orders>,
+    turns: mpsc::Receiver<Turned>,
     plan: Arc<Plan>,
     settings: Arc<Settings>,
     schedule: Schedule,
@@ -225,9 +256,11 @@ struct Loop {
     in_flight: ByTarget<InFlight>,
     /// When the thread wants to wake next; while it is awake, when it last looked at the clock.
     wake: Instant,
-    /// For how long it has stood still since it began, in all.
+    /// For how long it has stood still since it began, in all, suspends included.
     lost: Duration,
-    links: Links,
+    /// What [`clock::suspended`] was at the last look.
+    suspended: Duration,
+    network: Network,
     outbox: Outbox,
 }
 
@@ -277,11 +310,17 @@ impl Outbox {
 }
 
 impl Loop {
-    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox, links: Links) -> Self {
+    fn new(
+        mut told: watch::Receiver<Orders>,
+        turns: mpsc::Receiver<Turned>,
+        outbox: Outbox,
+        network: Network,
+    ) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
         let now = clock::monotonic();
         Self {
             told,
+            turns,
             plan,
             schedule: Schedule::new(now, settings.interval, settings.max_in_flight),
             settings,
@@ -289,7 +328,8 @@ impl Loop {
             in_flight: ByTarget::default(),
             wake: now,
             lost: Duration::ZERO,
-            links,
+            suspended: clock::suspended(),
+            network,
             outbox,
         }
     }
@@ -314,6 +354,13 @@ impl Loop {
                         }
                         Err(_) => break,
                     },
+                    Some(turned) = self.turns.recv() => {
+                        self.look_at_the_clock();
+                        self.take_in(turned);
+                        while let Ok(turned) = self.turns.try_recv() {
+                            self.take_in(turned);
+                        }
+                    }
                     Some(ended) = self.probes.join_next() => {
                         // First, because what ended meanwhile is judged by it.
                         self.look_at_the_clock();
@@ -324,10 +371,6 @@ impl Loop {
                     }
                     () = &mut alarm => {
                         self.look_at_the_clock();
-                        // What takes long may be waiting for a link that is away.
-                        if !self.in_flight.is_empty() {
-                            self.links.look(clock::monotonic());
-                        }
                     }
                 }
             }
@@ -347,13 +390,25 @@ impl Loop {
 
     /// Notes for how long the thread stood still, if it did.
     fn look_at_the_clock(&mut self) {
-        let now = clock::monotonic();
+        let (now, suspended) = (clock::monotonic(), clock::suspended());
         let lost = now.saturating_duration_since(self.wake);
         if lost > GRAIN {
             self.lost += lost;
-            self.outbox.put(Report::StoodStill { lost, until: now });
+            self.outbox.put(Report::Stalled { lost, until: now });
+        }
+        let asleep = suspended.saturating_sub(self.suspended);
+        if asleep > GRAIN {
+            self.lost += asleep;
+            self.outbox.put(Report::Suspended { lost: asleep, until: now });
         }
         self.wake = now;
+        self.suspended = suspended;
+    }
+
+    fn take_in(&mut self, Turned { id, ended }: Turned) {
+        let Some(planned) = self.plan.get(&id) else { return };
+        let limit = self.settings.limits.timeout(planned.target.check.check_type());
+        self.schedule.turned(id, ended, limit);
     }
 
     fn start_what_is_due(&mut self) {
@@ -361,7 +416,7 @@ impl Loop {
         while let Some(event) = self.schedule.due(clock::monotonic()) {
             match event {
                 Event::Start(turn) => self.start(turn),
-                Event::Skipped { id, reason, count } => self.outbox.put(Report::Skipped { id, reason, count }),
+                Event::Skipped { reason, count, .. } => self.outbox.put(Report::Skipped { reason, count }),
             }
         }
     }
@@ -370,19 +425,25 @@ impl Loop {
         let planned = self.plan.get(&turn.id).expect("the schedule holds exactly the targets of the plan");
         let target = planned.target.clone();
         let settings = Arc::clone(&self.settings);
+        let network = self.network.clone();
         let limit = settings.limits.timeout(target.check.check_type());
         let task = self.probes.spawn(async move {
             let lag = clock::monotonic().saturating_duration_since(turn.due);
+            let began = turn.due + lag;
             let outcome = probe::run(&target, &settings.limits).await;
-            Probed { turn, lag, outcome, ended: clock::monotonic() }
+            let ended = clock::monotonic();
+            let network = match &outcome.result {
+                Ok(_) => None,
+                Err(_) => network.fault(outcome.source, target.address.ip(), began).await,
+            };
+            Probed { turn, lag, outcome, ended, network }
         });
         self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, limit });
     }
 
     /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
     fn settle(&mut self, ended: Result<Probed, JoinError>) {
-        let Some(Probed { turn, lag, mut outcome, ended }) = ended.map_or_else(|error| self.broken(&error), Some)
-        else {
+        let Some(Probed { turn, lag, outcome, ended, network }) = ended.map_or_else(|error| self.broken(&error), Some) else {
             return;
         };
         let Some(&InFlight { lost_before, limit, .. }) =
@@ -391,47 +452,14 @@ impl Loop {
             // Its target is gone, or another by now.
             return;
         };
-        let lost = Some(self.lost - lost_before).filter(|lost| *lost > limit / DISTURBED_SHARE);
-        self.qualify(&mut outcome, lost, turn.due + lag, ended);
-        let finding = match &outcome.result {
-            Ok(_) => Finding::Up,
-            Err(failure) if failure.reason.is_local() => Finding::Nothing,
-            Err(_) => Finding::Down,
-        };
-        if self.schedule.ended(turn, finding, limit, ended) {
-            self.in_flight.remove(&turn.id);
-            self.outbox.put(Report::Probed { id: turn.id, outcome, lag, ended, follow_up: turn.follow_up });
-        }
-    }
-
-    /// Takes back what an outcome says of the peer where this host is the likelier cause: the thread stood still for `lost`
-    /// while the probe ran, or the interface that it went out by had no network. What the peer itself has said stands.
-    fn qualify(&mut self, outcome: &mut Outcome, lost: Option<Duration>, started: Instant, ended: Instant) {
-        let failure = match &mut outcome.result {
-            Ok(timings) => {
-                timings.disturbed = lost.is_some();
-                return;
-            }
-            Err(failure) => failure,
-        };
-        let (by_standstill, by_cut) = match failure.reason {
-            Reason::Local(_) => return,
-            // The peer's host answers a SYN whatever this process does.
-            Reason::Refused => (false, false),
-            // An answer came in, if only to say that the peer was kept waiting.
-            Reason::Status | Reason::Body | Reason::Identity => (true, false),
-            Reason::Resolve | Reason::Timeout | Reason::Unreachable | Reason::Reset | Reason::Tls => (true, true),
-        };
-        let was_cut_off = |links: &mut Links| outcome.source.filter(|own| links.was_cut_off(*own, started, ended));
-        let (cause, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
-            (LocalCause::Stalled, format!("this process stood still for {lost:.1?} meanwhile"))
-        } else if let Some(own) = was_cut_off(&mut self.links).filter(|_| by_cut) {
-            (LocalCause::NoRoute, format!("the interface with {own} had no network"))
-        } else {
+        let timed_out = matches!(&outcome.result, Err(Failure { reason: Reason::Timeout, .. }));
+        if !self.schedule.ended(turn, timed_out) {
             return;
-        };
-        failure.reason = Reason::Local(cause);
-        failure.detail = format!("{why}; {}", failure.detail);
+        }
+        self.in_flight.remove(&turn.id);
+        let began = turn.due + lag;
+        let facts = Facts { stalled: self.lost - lost_before, limit, network };
+        self.outbox.put(Report::Probed { id: turn.id, outcome, facts, began, lag, ended });
     }
 
     /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
@@ -442,7 +470,8 @@ impl Loop {
             reason: Reason::Local(LocalCause::Internal),
             detail: "the probe broke down; this is a fault in netring".into(),
         };
-        Some(Probed { turn, lag: Duration::ZERO, outcome: Outcome::failed(failure), ended: clock::monotonic() })
+        let (outcome, ended) = (Outcome::failed(failure), clock::monotonic());
+        Some(Probed { turn, lag: Duration::ZERO, outcome, ended, network: None })
     }
 
     fn follow_orders(&mut self) {

@@ -12,7 +12,7 @@ use crate::probe::stats::{Histogram, Tally};
 use crate::probe::{Check, CheckType, Timings};
 use crate::wire::{InstanceId, Location};
 
-use super::board::Board;
+use super::board::{Board, NotProbed};
 use super::peers::Peer;
 
 /// The board at one moment.
@@ -28,9 +28,11 @@ pub(super) struct Snapshot {
     pub(super) lag: Histogram,
     pub(super) overhead: Histogram,
     pub(super) skipped: Vec<(SkipReason, u64)>,
+    /// How many peers are not probed, or cannot be.
+    pub(super) not_probed: Vec<(NotProbed, usize)>,
     pub(super) coverage: Option<f64>,
     pub(super) well: bool,
-    /// For how long the probe thread has stood still.
+    /// For how long the probe thread has stood still, suspends of the host included.
     pub(super) lost: Duration,
     pub(super) registry_up: bool,
     pub(super) roster_age: Option<Duration>,
@@ -70,11 +72,12 @@ impl Snapshot {
             lag: board.lag().clone(),
             overhead: board.overhead().clone(),
             skipped: board.skipped().collect(),
+            not_probed: board.not_probed().collect(),
             coverage: board.coverage(now),
             well: board.unwell(now).is_none(),
             lost: board.lost(),
-            registry_up: board.registry.up,
-            roster_age: board.registry.roster_at.map(|at| now.saturating_duration_since(at)),
+            registry_up: board.registry().up,
+            roster_age: board.registry().roster_at.map(|at| now.saturating_duration_since(at)),
         }
     }
 

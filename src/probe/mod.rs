@@ -186,6 +186,8 @@ pub enum LocalCause {
     NoRoute,
     /// The process was stalled while the probe ran.
     Stalled,
+    /// Nothing outside this host answered at that time: its own connection to the network is the likelier cause.
+    Isolated,
     /// The target cannot be probed at all, or netring has a bug.
     Internal,
 }

@@ -6,10 +6,13 @@
 //! its reason, when the target's last probe still runs, when as many probes are in flight as may be, or when it is noticed
 //! too late ([`TOLERANCE`]), as after this process was stopped. What was missed is never made up for.
 //!
-//! A regular probe that changes what is known of a target (up to down, down to up, or down at first sight) is followed up
-//! 1, 2 and 4 seconds after its end, as far as that is over before the next regular turn. Follow-ups start no further
-//! sequence. They are extra looks: one that cannot start is let go and not counted among the skipped, and a regular turn
-//! that is due ends the sequence.
+//! A target that a regular probe found to have gone up or down ([`Schedule::turned`]) is followed up 1, 2 and 4 seconds after
+//! the end of that probe, as far as that is over before the next regular turn. Follow-ups start no further sequence. They are
+//! extra looks: one that cannot start is dropped and not counted among the skipped, and a regular turn that is due ends the
+//! sequence.
+//!
+//! Targets whose last probe ran into its time limit may take three quarters of the places for probes in flight at most: each
+//! is likely to keep its place for the whole limit again, and the others would find none free, and always the same ones.
 //!
 //! A plain value: every method is told `now`, none waits. The prober drives it by sleeping until [`Schedule::next_due`].
 //! A turn costs the logarithm of the number of targets; a target costs about 150 bytes.
@@ -117,17 +120,6 @@ impl SkipReason {
     }
 }
 
-/// What a probe says of its target's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It succeeded.
-    Up,
-    /// It failed.
-    Down,
-    /// Nothing: the fault was this host's own.
-    Nothing,
-}
-
 /// One probe to be made now. Given back to [`Schedule::ended`] when it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -168,6 +160,8 @@ pub struct Schedule {
     interval: Nanos,
     max_in_flight: usize,
     in_flight: usize,
+    /// How many of those that are in flight are of targets that are slow.
+    slow_in_flight: usize,
     /// The serial of the last turn handed out.
     serial: u64,
     targets: ByTarget<Entry>,
@@ -182,10 +176,19 @@ struct Entry {
     next: Nanos,
     /// The follow-up to come; always before `next`.
     follow_up: Option<FollowUp>,
-    /// The serial of the turn whose probe runs.
-    running: Option<u64>,
-    /// Whether it is up, once known.
-    up: Option<bool>,
+    /// The turn whose probe runs.
+    running: Option<Running>,
+    /// Its last probe ran into its time limit.
+    slow: bool,
+    /// The probe that ended last was a follow-up.
+    was_follow_up: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    serial: u64,
+    /// Its target was slow at its start.
+    slow: bool,
 }
 
 /// A look at a change to come: the `step`-th of [`FOLLOW_UPS`] after `end`, which takes `longest` at most.
@@ -227,6 +230,7 @@ impl Schedule {
             interval: nanos(interval).max(1),
             max_in_flight,
             in_flight: 0,
+            slow_in_flight: 0,
             serial: 0,
             targets: ByTarget::default(),
             queue: BTreeSet::new(),
@@ -240,7 +244,7 @@ impl Schedule {
             return;
         }
         let next = self.first_due(phase, self.nanos(now));
-        self.targets.insert(id, Entry { phase, next, follow_up: None, running: None, up: None });
+        self.targets.insert(id, Entry { phase, next, follow_up: None, running: None, slow: false, was_follow_up: false });
         self.queue.insert((next, id));
     }
 
@@ -248,7 +252,9 @@ impl Schedule {
     pub fn remove(&mut self, id: TargetId) {
         if let Some(entry) = self.targets.remove(&id) {
             self.queue.remove(&(entry.due(), id));
-            self.in_flight -= usize::from(entry.running.is_some());
+            if let Some(running) = entry.running {
+                self.leave_flight(running);
+            }
         }
     }
 
@@ -308,9 +314,10 @@ impl Schedule {
             self.queue.pop_first();
             let entry = self.targets.get_mut(&id).expect("every target in the queue is in the table");
             let lag = now - due;
+            let slow_max = self.max_in_flight - self.max_in_flight / 4;
             let in_the_way = if entry.running.is_some() {
                 Some(SkipReason::Overlap)
-            } else if self.in_flight >= self.max_in_flight {
+            } else if self.in_flight >= self.max_in_flight || (entry.slow && self.slow_in_flight >= slow_max) {
                 Some(SkipReason::Limit)
             } else {
                 None
@@ -338,33 +345,36 @@ impl Schedule {
             }
             self.serial += 1;
             self.in_flight += 1;
-            entry.running = Some(self.serial);
+            self.slow_in_flight += usize::from(entry.slow);
+            entry.running = Some(Running { serial: self.serial, slow: entry.slow });
             return Some(Event::Start(Turn { id, due: self.instant(due), follow_up, serial: self.serial }));
         }
     }
 
-    /// The probe of `turn` has ended; another of its target may take `longest`. Says whether that still matters: not if its
-    /// target was taken out meanwhile.
-    pub fn ended(&mut self, turn: Turn, finding: Finding, longest: Duration, now: Instant) -> bool {
-        let now = self.nanos(now);
-        let Some(entry) = self.targets.get_mut(&turn.id).filter(|entry| entry.running == Some(turn.serial)) else {
-            return false;
-        };
-        entry.running = None;
-        self.in_flight -= 1;
-        let up = match finding {
-            Finding::Up => true,
-            Finding::Down => false,
-            Finding::Nothing => return true,
-        };
-        let changed = entry.up.map_or(!up, |was_up| was_up != up);
-        entry.up = Some(up);
-        if changed && !turn.follow_up {
-            self.queue.remove(&(entry.due(), turn.id));
-            entry.follow_up = FollowUp { end: now, step: 0, longest: nanos(longest) }.before(entry.next);
-            self.queue.insert((entry.due(), turn.id));
-        }
+    /// The probe of `turn` has ended, by its time limit or otherwise. Says whether that still matters: not if its target was
+    /// taken out meanwhile.
+    pub fn ended(&mut self, turn: Turn, timed_out: bool) -> bool {
+        let Some(entry) = self.targets.get_mut(&turn.id) else { return false };
+        let Some(running) = entry.running.take_if(|running| running.serial == turn.serial) else { return false };
+        (entry.was_follow_up, entry.slow) = (turn.follow_up, timed_out);
+        self.leave_flight(running);
         true
+    }
+
+    fn leave_flight(&mut self, running: Running) {
+        self.in_flight -= 1;
+        self.slow_in_flight -= usize::from(running.slow);
+    }
+
+    /// A target has gone up or down, as the probe found that ended last, at `ended`; another probe of it may take `longest`.
+    pub fn turned(&mut self, id: TargetId, ended: Instant, longest: Duration) {
+        let end = self.nanos(ended);
+        let Some(entry) = self.targets.get_mut(&id) else { return };
+        if !entry.was_follow_up {
+            self.queue.remove(&(entry.due(), id));
+            entry.follow_up = FollowUp { end, step: 0, longest: nanos(longest) }.before(entry.next);
+            self.queue.insert((entry.due(), id));
+        }
     }
 
     /// The first regular turn at `phase` that is due at `now` or later.

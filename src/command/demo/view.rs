@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use terminal_size::{Height, Width};
 
-use crate::member::board::{Board, State, Watched, rough};
+use crate::member::board::{Board, Watched, rough};
+use crate::member::memory::State;
 use crate::probe::Check;
 use crate::wire::Location;
 

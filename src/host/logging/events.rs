@@ -32,6 +32,10 @@ pub struct Kind {
 pub const PEER_DOWN: &str = "peer-down";
 /// A check of a peer succeeds again.
 pub const PEER_UP: &str = "peer-up";
+/// A peer cannot be probed from this host.
+pub const PEER_NOT_PROBED: &str = "peer-not-probed";
+/// Another member of a peer's location answers at the peer's address.
+pub const PEER_ANOTHER: &str = "peer-another";
 /// The registry cannot be reached.
 pub const REGISTRY_LOST: &str = "registry-lost";
 /// The registry answers, but with an error.
@@ -62,7 +66,7 @@ const REGISTRY: &[Role] = &[Role::Registry];
 const BOTH: &[Role] = &[Role::Registry, Role::Member];
 
 /// Every kind.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 16] = [
     Kind {
         name: PEER_DOWN,
         id: "eab510e2f8294c1a8d2f4153b4444848",
@@ -84,6 +88,29 @@ pub const KINDS: [Kind; 14] = [
                 (@NETRING_TARGET@) succeeds again, after @NETRING_LASTED@ and @NETRING_FAILED_PROBES@ failed probes.",
         meaning: "A check of this peer that failed before succeeds again.",
         advice: "Nothing; the problem is over.",
+    },
+    Kind {
+        name: PEER_NOT_PROBED,
+        id: "1c1ce1f3be694f8c93e5dc5ea1f8ef0c",
+        by: MEMBER,
+        title: "A peer cannot be probed from this host",
+        facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ cannot send anything to @NETRING_TARGET_LOCATION@ \
+                (@NETRING_TARGET@) at @NETRING_ADDRESS@: @NETRING_REASON@.",
+        meaning: "The kernel of this host refuses to send packets to the address of the peer: there is no route, or this host \
+                  does not have that address family. Whether the peer is up is unknown here.",
+        advice: "Give this host a route to the address, or have the peer register another one (member.server.advertise_ip).",
+    },
+    Kind {
+        name: PEER_ANOTHER,
+        id: "0c8bd9c0a0d64be3b1fbb6a2b1a1f4d7",
+        by: MEMBER,
+        title: "Another member answers at the address of a peer",
+        facts: "Seen from @NETRING_LOCATION@ (@NETRING_INSTANCE@): member @NETRING_ANSWERS@ answers at @NETRING_ADDRESS@, the \
+                address of @NETRING_TARGET_LOCATION@ (@NETRING_TARGET@).",
+        meaning: "The location is reached, and this peer is not known to be alive. It was started again with a new identity, or \
+                  several members are behind one address.",
+        advice: "A member keeps its identity with --state-dir or member.instance_id. Members behind one address need an \
+                 address each (member.server.advertise_ip, advertise_port) to be checked one by one.",
     },
     Kind {
         name: REGISTRY_LOST,
