@@ -50,6 +50,3 @@ impl Wall {
         Self(self.0.saturating_sub(age))
     }
 }
-
-/// PLACEHOLDER
-pub fn suspended() -> Duration { Duration::ZERO }

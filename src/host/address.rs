@@ -43,9 +43,3 @@ mod tests {
         assert!(towards("255.255.255.255:8756".parse().unwrap()).is_err());
     }
 }
-/// PLACEHOLDER
-pub fn sources(addresses: &[SocketAddr]) -> Vec<IpAddr> { addresses.iter().filter_map(|a| towards(*a).ok()).collect() }
-/// PLACEHOLDER
-pub fn reachable(addresses: &[SocketAddr], limit: std::time::Duration) -> Option<(SocketAddr, IpAddr)> {
-    addresses.iter().find_map(|a| { let s = std::net::TcpStream::connect_timeout(a, limit).ok()?; Some((*a, s.local_addr().ok()?.ip())) })
-}
