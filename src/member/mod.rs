@@ -36,8 +36,8 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::config::{MemberSettings, ServerSettings};
 use crate::host::descriptors;
-use crate::host::links::Links;
 use crate::host::logging::events;
+use crate::host::network::Network;
 use crate::host::reload::Reloads;
 use crate::host::state::StateDir;
 use crate::host::vitals::Vitals;
@@ -163,11 +163,10 @@ impl Member {
         let (reports, inbox) = mpsc::channel(BATCHES_MAX);
         let pulse = vitals.add("probe schedule", TURN_MAX);
         let me = options.instance_id.clone();
+        let network = Network::start(&vitals).map_err(|e| StartError::Thread("network", e))?;
         let prober =
-            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, Links::on(&vitals), move || {
-                pulse.mark();
-            })
-            .map_err(|e| StartError::Thread("probe", e))?;
+            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, network, move || pulse.mark())
+                .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
         let service = Service::start(listener, &settings.server, &board, &prober, &vitals, options.reloads, inbox)

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
-use crate::host::links::Links;
+use crate::host::network::{Fault, Network};
 use crate::probe::schedule::{ByTarget, Event, Finding, Phase, Schedule, SkipReason, TargetId, Turn};
 use crate::probe::{self, Failure, Lack, Limits, Outcome, Reason, Target};
 use crate::wire::InstanceId;
@@ -131,7 +131,7 @@ struct Planned {
 impl Prober {
     /// Starts the thread, with nothing to probe yet. `self_id` is who probes. Reports come in batches; where the channel is
     /// full, `reports_max` of them wait here. `mark` is called at least once a second while the thread is well, from the
-    /// loop that hands out the turns. `links` are asked about the host's own network.
+    /// loop that hands out the turns. `network` explains what fails on this host.
     ///
     /// # Errors
     ///
@@ -141,14 +141,14 @@ impl Prober {
         settings: Settings,
         reports: mpsc::Sender<Vec<Report>>,
         reports_max: usize,
-        links: Links,
+        network: Network,
         mark: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
         let dropped_reports = Arc::<AtomicU64>::default();
         let outbox = Outbox::new(reports, reports_max, Arc::clone(&dropped_reports));
-        let work = Loop::new(told, outbox, links);
+        let work = Loop::new(told, outbox, network);
         let thread =
             std::thread::Builder::new().name("netring-probe".into()).spawn(move || work.run(&runtime, mark))?;
         Ok(Self { self_id: self_id.clone(), orders: Some(orders), thread: Some(thread), dropped_reports })
@@ -203,6 +203,8 @@ struct Probed {
     lag: Duration,
     outcome: Outcome,
     ended: Instant,
+    /// What explains its failure on this host.
+    fault: Option<Fault>,
 }
 
 /// A probe in flight.
@@ -227,7 +229,7 @@ struct Loop {
     wake: Instant,
     /// For how long it has stood still since it began, in all.
     lost: Duration,
-    links: Links,
+    network: Network,
     outbox: Outbox,
 }
 
@@ -277,7 +279,7 @@ impl Outbox {
 }
 
 impl Loop {
-    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox, links: Links) -> Self {
+    fn new(mut told: watch::Receiver<Orders>, outbox: Outbox, network: Network) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
         let now = clock::monotonic();
         Self {
@@ -289,7 +291,7 @@ impl Loop {
             in_flight: ByTarget::default(),
             wake: now,
             lost: Duration::ZERO,
-            links,
+            network,
             outbox,
         }
     }
@@ -322,13 +324,7 @@ impl Loop {
                             self.settle(ended);
                         }
                     }
-                    () = &mut alarm => {
-                        self.look_at_the_clock();
-                        // What takes long may be waiting for a link that is away.
-                        if !self.in_flight.is_empty() {
-                            self.links.look(clock::monotonic());
-                        }
-                    }
+                    () = &mut alarm => self.look_at_the_clock(),
                 }
             }
         });
@@ -371,17 +367,25 @@ impl Loop {
         let target = planned.target.clone();
         let settings = Arc::clone(&self.settings);
         let limit = settings.limits.timeout(target.check.check_type());
+        let network = self.network.clone();
         let task = self.probes.spawn(async move {
-            let lag = clock::monotonic().saturating_duration_since(turn.due);
+            let started = clock::monotonic();
+            let lag = started.saturating_duration_since(turn.due);
             let outcome = probe::run(&target, &settings.limits).await;
-            Probed { turn, lag, outcome, ended: clock::monotonic() }
+            let ended = clock::monotonic();
+            let fault = match outcome.result {
+                Ok(_) => None,
+                Err(_) => network.fault(outcome.source, target.address.ip(), started).await,
+            };
+            Probed { turn, lag, outcome, ended, fault }
         });
         self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, limit });
     }
 
     /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
     fn settle(&mut self, ended: Result<Probed, JoinError>) {
-        let Some(Probed { turn, lag, mut outcome, ended }) = ended.map_or_else(|error| self.broken(&error), Some)
+        let Some(Probed { turn, lag, mut outcome, ended, fault }) =
+            ended.map_or_else(|error| self.broken(&error), Some)
         else {
             return;
         };
@@ -392,7 +396,7 @@ impl Loop {
             return;
         };
         let lost = Some(self.lost - lost_before).filter(|lost| *lost > limit / DISTURBED_SHARE);
-        self.qualify(&mut outcome, lost, turn.due + lag, ended);
+        qualify(&mut outcome, lost, fault);
         let finding = match &outcome.result {
             Ok(_) => Finding::Up,
             Err(failure) if failure.reason.is_local() => Finding::Nothing,
@@ -404,36 +408,6 @@ impl Loop {
         }
     }
 
-    /// Takes back what an outcome says of the peer where this host is the likelier cause: the thread stood still for `lost`
-    /// while the probe ran, or the interface that it went out by had no network. What the peer itself has said stands.
-    fn qualify(&mut self, outcome: &mut Outcome, lost: Option<Duration>, started: Instant, ended: Instant) {
-        let failure = match &mut outcome.result {
-            Ok(timings) => {
-                timings.disturbed = lost.is_some();
-                return;
-            }
-            Err(failure) => failure,
-        };
-        let (by_standstill, by_cut) = match failure.reason {
-            Reason::Local(_) => return,
-            // The peer's host answers a SYN whatever this process does.
-            Reason::Refused => (false, false),
-            // An answer came in, if only to say that the peer was kept waiting.
-            Reason::Status | Reason::Body => (true, false),
-            Reason::Resolve | Reason::Timeout | Reason::Unreachable | Reason::Reset | Reason::Tls => (true, true),
-        };
-        let was_cut_off = |links: &mut Links| outcome.source.filter(|own| links.was_cut_off(*own, started, ended));
-        let (lack, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
-            (Lack::Time, format!("this process stood still for {lost:.1?} meanwhile"))
-        } else if let Some(own) = was_cut_off(&mut self.links).filter(|_| by_cut) {
-            (Lack::Way, format!("the interface with {own} had no network"))
-        } else {
-            return;
-        };
-        failure.reason = Reason::Local(lack);
-        failure.detail = format!("{why}; {}", failure.detail);
-    }
-
     /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
     /// fault in this program, and its target must not wait for it for ever.
     fn broken(&self, error: &JoinError) -> Option<Probed> {
@@ -443,7 +417,7 @@ impl Loop {
             detail: "the probe broke down; this is a fault in netring".into(),
         };
         let outcome = Outcome { result: Err(failure), syn_retransmits: 0, source: None };
-        Some(Probed { turn, lag: Duration::ZERO, outcome, ended: clock::monotonic() })
+        Some(Probed { turn, lag: Duration::ZERO, outcome, ended: clock::monotonic(), fault: None })
     }
 
     fn follow_orders(&mut self) {
@@ -470,6 +444,35 @@ impl Loop {
             self.schedule.add(*id, planned.phase, now);
         }
     }
+}
+
+/// Turns a failure into one of this host where that is the likelier cause: the thread stood still for `lost` while the probe
+/// ran, or the network of this host was at fault. What the peer itself has said stands.
+fn qualify(outcome: &mut Outcome, lost: Option<Duration>, fault: Option<Fault>) {
+    let failure = match &mut outcome.result {
+        Ok(timings) => {
+            timings.disturbed = lost.is_some();
+            return;
+        }
+        Err(failure) => failure,
+    };
+    let (by_standstill, by_fault) = match failure.reason {
+        Reason::Local(_) => return,
+        // The peer's host answers a SYN whatever this process does.
+        Reason::Refused => (false, false),
+        // An answer came in, if only to say that the peer was kept waiting.
+        Reason::Status | Reason::Body => (true, false),
+        Reason::Resolve | Reason::Timeout | Reason::Unreachable | Reason::Reset | Reason::Tls => (true, true),
+    };
+    let (lack, why) = if let Some(lost) = lost.filter(|_| by_standstill) {
+        (Lack::Time, format!("this process stood still for {lost:.1?} meanwhile"))
+    } else if let Some(fault) = fault.filter(|_| by_fault) {
+        (Lack::Way, fault.to_string())
+    } else {
+        return;
+    };
+    failure.reason = Reason::Local(lack);
+    failure.detail = format!("{why}; {}", failure.detail);
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ struct Inbox {
 fn start(settings: Settings, reports_max: usize) -> (Prober, Inbox) {
     let (sender, batches) = mpsc::channel(1);
     let prober =
-        Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, Links::default(), || {}).unwrap();
+        Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, Network::default(), || {}).unwrap();
     (prober, Inbox { batches, opened: VecDeque::new() })
 }
 
@@ -250,7 +250,7 @@ fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
     let (sender, _reports) = mpsc::channel(1);
     let mark = Arc::clone(&marked);
     let settings = settings(Duration::from_secs(86_400), ms(500));
-    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Links::default(), move || {
+    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Network::default(), move || {
         mark.store(true, Ordering::Relaxed);
     });
     for _ in 0..4 {
@@ -309,7 +309,7 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
 fn idle(sender: mpsc::Sender<Vec<Report>>) -> (watch::Sender<Orders>, Loop) {
     let settings = Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) };
     let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
-    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default()), Links::default()))
+    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default()), Network::default()))
 }
 
 /// A loop with one probe in flight, which ended in `result` after the thread had stood still for `lost` of its 500 ms.
@@ -317,15 +317,13 @@ async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Optio
     let (sender, _) = mpsc::channel(1);
     let (_orders, mut work) = idle(sender);
     work.lost = lost + ms(7);
-    if let Some(source) = source.filter(|_| !running) {
-        work.links = Links::cut_off(source, clock::monotonic());
-    }
+    let fault = source.filter(|_| !running).map(|address| Fault::NoCarrier { address });
     let now = clock::monotonic();
     let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
     work.schedule.add(TargetId(0), phase, now);
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
     let outcome = Outcome { result, syn_retransmits: 0, source };
-    let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic() } });
+    let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic(), fault } });
     work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), limit: ms(500) });
     let ended = work.probes.join_next().await.unwrap();
     work.settle(ended);
