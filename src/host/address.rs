@@ -20,6 +20,21 @@ pub fn towards(destination: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// PLACEHOLDER
+#[must_use]
+pub fn sources(addresses: &[SocketAddr]) -> Vec<IpAddr> {
+    addresses.iter().filter_map(|a| towards(*a).ok()).collect()
+}
+
+/// PLACEHOLDER
+#[must_use]
+pub fn reachable(addresses: &[SocketAddr], limit: std::time::Duration) -> Option<(SocketAddr, IpAddr)> {
+    addresses.iter().find_map(|a| {
+        let s = std::net::TcpStream::connect_timeout(a, limit).ok()?;
+        Some((*a, s.local_addr().ok()?.ip()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

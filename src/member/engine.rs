@@ -48,7 +48,7 @@
 //!
 //! A probe that fails says something about the peer only if this host did its part. It did not where a system call said so at
 //! once (no descriptors, no route, no port), where the interface that the probe went out by had no carrier
-//! ([`Links`](crate::host::links::Links)), or where the probe thread stood still for more than a tenth of the probe's time
+//! ([`Network`](crate::host::network::Network)), or where the probe thread stood still for more than a tenth of the probe's time
 //! limit while it ran. The thread knows that because it always sleeps with an alarm set, a tenth of a second ahead at most
 //! while probes are in flight: what it wakes late by, it stood still (`netring_standstill_seconds_total`).
 //!

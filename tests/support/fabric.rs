@@ -19,11 +19,19 @@ const NAMESPACES: &str = "/run/netns";
 /// Where `ip netns exec` finds the files that stand in for those of `/etc`, in a directory of each namespace's name.
 const FILES: &str = "/etc/netns";
 
-/// A switch with its hosts.
+/// One switch with its hosts, or two with a router between them.
 #[derive(Debug)]
 pub struct Fabric {
+    /// The namespace of the switches.
     switch: String,
     hosts: Vec<Host>,
+    router: Option<Router>,
+}
+
+/// The router between two networks: a namespace with one cable to each switch.
+#[derive(Debug)]
+struct Router {
+    namespace: String,
 }
 
 /// One host: a namespace with one cable to the switch, `eth0`, and a loopback interface.
@@ -33,6 +41,8 @@ pub struct Host {
     pub name: String,
     namespace: String,
     cable: String,
+    /// The number of its switch.
+    network: u8,
     /// Its IPv4 address.
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
@@ -52,6 +62,28 @@ impl Fabric {
     /// A switch with these hosts, numbered from 1 in their addresses; `None`, with the skip said, without root or its tools.
     #[must_use]
     pub fn new(names: &[&str]) -> Option<Self> {
+        let (mut fabric, prefix) = Self::empty()?;
+        fabric.add_network(&prefix, 0, names);
+        Some(fabric)
+    }
+
+    /// Two switches with these hosts, and a router between them that all hosts use as their gateway. The near hosts are
+    /// 10.77.0.n and fd77::n, the far ones 10.77.1.n and fd77:0:0:1::n, each numbered from 1; the router is 254 and fe on both
+    /// sides. The hosts notice a gateway that falls silent within about six seconds, not fifty.
+    #[must_use]
+    pub fn routed(near: &[&str], far: &[&str]) -> Option<Self> {
+        let (mut fabric, prefix) = Self::empty()?;
+        for (network, names) in [(0, near), (1, far)] {
+            fabric.add_network(&prefix, network, names);
+        }
+        let router = Router { namespace: format!("{prefix}-router") };
+        fabric.add_router(&router);
+        fabric.router = Some(router);
+        Some(fabric)
+    }
+
+    /// A namespace for switches, and what the names of all others begin with.
+    fn empty() -> Option<(Self, String)> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // SAFETY: geteuid(2) takes nothing and cannot fail.
         if unsafe { libc::geteuid() } != 0 {
@@ -63,29 +95,63 @@ impl Fabric {
         }
         sweep();
         let prefix = format!("netring-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut fabric = Self { switch: format!("{prefix}-switch"), hosts: Vec::new() };
+        let fabric = Self { switch: format!("{prefix}-switch"), hosts: Vec::new(), router: None };
         ip(&["netns", "add", &fabric.switch]);
-        ip(&["-n", &fabric.switch, "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0"]);
-        ip(&["-n", &fabric.switch, "link", "set", "br0", "up"]);
+        Some((fabric, prefix))
+    }
+
+    /// Adds a switch with these hosts.
+    fn add_network(&mut self, prefix: &str, network: u8, names: &[&str]) {
+        let (switch, bridge) = (&*self.switch, &*format!("br{network}"));
+        ip(&["-n", switch, "link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"]);
+        ip(&["-n", switch, "link", "set", bridge, "up"]);
         for (name, number) in names.iter().zip(1_u8..) {
             let host = Host {
                 name: (*name).into(),
                 namespace: format!("{prefix}-{name}"),
-                cable: format!("p{number}"),
-                v4: Ipv4Addr::new(10, 77, 0, number),
-                v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()),
+                cable: format!("p{network}-{number}"),
+                network,
+                v4: v4(network, number),
+                v6: v6(network, number.into()),
             };
-            fabric.plug_in(&host);
-            fabric.hosts.push(host);
+            self.plug_in(&host);
+            self.hosts.push(host);
         }
-        Some(fabric)
+    }
+
+    fn add_router(&self, router: &Router) {
+        let (switch, namespace) = (&*self.switch, &*router.namespace);
+        ip(&["netns", "add", namespace]);
+        ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        for network in [0, 1] {
+            let (cable, inner) = (&*router_cable(network), &*format!("eth{network}"));
+            ip(&["-n", switch, "link", "add", cable, "type", "veth", "peer", "name", inner, "netns", namespace]);
+            ip(&["-n", switch, "link", "set", cable, "master", &format!("br{network}"), "up"]);
+            ip(&["-n", namespace, "addr", "add", &format!("{}/24", v4(network, ROUTER_V4)), "dev", inner]);
+            ip(&["-n", namespace, "addr", "add", &format!("{}/64", v6(network, ROUTER_V6)), "dev", inner, "nodad"]);
+            ip(&["-n", namespace, "link", "set", inner, "up"]);
+        }
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            write_setting(namespace, setting, "1");
+        }
+        // An error of ICMP for every connection to a host that is gone; one a second is the default.
+        write_setting(namespace, "ipv4/icmp_ratelimit", "0");
+        for host in &self.hosts {
+            let namespace = &*host.namespace;
+            ip(&["-n", namespace, "route", "add", "default", "via", &v4(host.network, ROUTER_V4).to_string()]);
+            ip(&["-n", namespace, "route", "add", "default", "via", &v6(host.network, ROUTER_V6).to_string()]);
+            for family in ["ipv4", "ipv6"] {
+                write_setting(namespace, &format!("{family}/neigh/eth0/base_reachable_time_ms"), "1000");
+                write_setting(namespace, &format!("{family}/neigh/eth0/delay_first_probe_time"), "1");
+            }
+        }
     }
 
     fn plug_in(&self, host: &Host) {
         let (switch, namespace, cable) = (&*self.switch, &*host.namespace, &*host.cable);
         ip(&["netns", "add", namespace]);
         ip(&["-n", switch, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace]);
-        ip(&["-n", switch, "link", "set", cable, "master", "br0", "up"]);
+        ip(&["-n", switch, "link", "set", cable, "master", &format!("br{}", host.network), "up"]);
         ip(&["-n", namespace, "addr", "add", &format!("{}/24", host.v4), "dev", "eth0"]);
         ip(&["-n", namespace, "addr", "add", &format!("{}/64", host.v6), "dev", "eth0", "nodad"]);
         ip(&["-n", namespace, "link", "set", "eth0", "up"]);
@@ -122,8 +188,24 @@ impl Fabric {
         ip(&["-n", &self.switch, "link", "set", &host.cable, "down"]);
     }
 
-    /// Undoes every cut and plugs every cable in.
+    /// The address of the router that a host has as its gateway.
+    #[must_use]
+    pub fn gateway(&self, host: &Host, v6: bool) -> IpAddr {
+        assert!(self.router.is_some(), "only a routed fabric has a router");
+        if v6 { self::v6(host.network, ROUTER_V6).into() } else { v4(host.network, ROUTER_V4).into() }
+    }
+
+    /// Takes the router off the network of a host: the hosts there keep their carrier, and their gateway falls silent.
+    pub fn silence_gateway(&self, host: &Host) {
+        assert!(self.router.is_some(), "only a routed fabric has a router");
+        ip(&["-n", &self.switch, "link", "set", &router_cable(host.network), "nomaster"]);
+    }
+
+    /// Undoes every cut, plugs every cable in and connects the router to both networks.
     pub fn heal(&self) {
+        for network in self.router.iter().flat_map(|_| [0, 1]) {
+            ip(&["-n", &self.switch, "link", "set", &router_cable(network), "master", &format!("br{network}")]);
+        }
         for host in &self.hosts {
             ip(&["-n", &self.switch, "link", "set", &host.cable, "up"]);
             run(host.command("nft").arg("flush chain inet cut in"));
@@ -137,11 +219,44 @@ impl Drop for Fabric {
         for host in &self.hosts {
             remove(&host.namespace);
         }
+        if let Some(router) = &self.router {
+            remove(&router.namespace);
+        }
         remove(&self.switch);
     }
 }
 
+/// The number of the router in the addresses of each network.
+const ROUTER_V4: u8 = 254;
+const ROUTER_V6: u16 = 0xfe;
+
+fn v4(network: u8, number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, network, number)
+}
+
+fn v6(network: u8, number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, network.into(), 0, 0, 0, number)
+}
+
+/// The end of the router's cable at a switch.
+fn router_cable(network: u8) -> String {
+    format!("r{network}")
+}
+
+/// Writes a setting below `/proc/sys/net` in a namespace.
+#[track_caller]
+fn write_setting(namespace: &str, name: &str, value: &str) {
+    let written = inside(namespace, || std::fs::write(Path::new("/proc/sys/net").join(name), value));
+    written.unwrap_or_else(|e| panic!("{name} in {namespace}: {e}"));
+}
+
 impl Host {
+    /// Sets what stands in this file below `/proc/sys/net`, such as `ipv4/ip_forward`, for this host.
+    #[track_caller]
+    pub fn set(&self, name: &str, value: &str) {
+        write_setting(&self.namespace, name, value);
+    }
+
     /// What its network namespace is called, on this machine alone.
     #[must_use]
     pub fn namespace(&self) -> &str {
