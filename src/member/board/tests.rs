@@ -1,7 +1,12 @@
 use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 
 use super::*;
-use crate::probe::{LocalCause, Outcome, Reason};
+use crate::member::judge::Facts;
+use crate::member::peers::Peers;
+use crate::member::plan::{Here, Planner};
+use crate::member::prober::Probing;
+use crate::probe::{Answerer, Outcome};
 use crate::wire::{Member, Registration};
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -17,6 +22,10 @@ fn seconds(n: u64) -> Duration {
 struct Desk {
     board: Board,
     peers: Peers,
+    planner: Planner,
+    /// The addresses of this host.
+    own: Vec<IpAddr>,
+    registered: Option<SocketAddr>,
     endpoints: Vec<Arc<str>>,
     start: Instant,
 }
@@ -28,7 +37,15 @@ impl Desk {
         let freshness = Freshness { interval: INTERVAL, time_limit: LIMIT };
         let mut board = Board::new("home".parse().unwrap(), me.clone(), freshness);
         board.registry.up = true;
-        Self { board, peers: Peers::new(me, seconds(90)), endpoints: vec!["/health".into()], start }
+        Self {
+            board,
+            peers: Peers::new(me, seconds(90)),
+            planner: Planner::default(),
+            own: Vec::new(),
+            registered: None,
+            endpoints: vec!["/health".into()],
+            start,
+        }
     }
 
     fn at(&self, offset: u64) -> Instant {
@@ -40,13 +57,27 @@ impl Desk {
         let roster = members.iter().map(|text| {
             let [id, location, ip] = text.split('@').collect::<Vec<_>>()[..] else { panic!("{text}") };
             let body = format!(r#"{{"instance_id": "{id}", "location": "{location}", "ip": "{ip}", "port": 8756}}"#);
-            let Registration { instance_id, location, ip, port } = Registration::from_json(body.as_bytes()).unwrap();
+            let Registration { instance_id, location, ip, port, .. } = Registration::from_json(body.as_bytes()).unwrap();
             let instance_id = instance_id.unwrap();
             Member { instance_id, location, ip, port, last_seen, registered_at: 1, status: () }
         });
-        let now = self.at(offset);
-        self.peers.apply(roster.collect(), now);
-        self.board.follow(&self.peers, &self.endpoints, now)
+        self.peers.apply(roster.collect(), self.start + seconds(offset));
+        self.follow(offset)
+    }
+
+    fn follow(&mut self, offset: u64) -> Vec<Probing> {
+        let is_own = |ip| self.own.contains(&ip);
+        let here = Here { listening: "0.0.0.0:8756".parse().unwrap(), registered: self.registered, is_own: &is_own };
+        let plan = self.planner.plan(&self.peers, &self.endpoints, &here);
+        self.board.follow(&plan, self.start + seconds(offset));
+        plan.probing()
+    }
+
+    /// Everything that is news of a probe that ended then, having taken no time.
+    fn news(&mut self, id: TargetId, offset: u64, outcome: Outcome) -> Vec<Event> {
+        let (began, ended) = (self.at(offset), self.at(offset));
+        let facts = Facts { limit: LIMIT, ..Facts::default() };
+        self.board.apply(Report::Probed { id, outcome, facts, began, lag: Duration::from_millis(1), ended })
     }
 
     fn report(&mut self, id: TargetId, offset: u64, result: Result<(), Reason>) -> Option<Transition> {
@@ -55,9 +86,23 @@ impl Desk {
             Err(reason) => Err(Failure { reason, detail: "detail".into() }),
         };
         let outcome = Outcome { result, syn_retransmits: 0, source: None, answered_by: None };
-        let ended = self.at(offset);
-        let report = Report::Probed { id, outcome, lag: Duration::from_millis(1), ended, follow_up: false };
-        self.board.apply(report)
+        self.news(id, offset, outcome).into_iter().find_map(|event| match event {
+            Event::Turned(transition) => Some(transition),
+            _ => None,
+        })
+    }
+
+    /// A success for which this member answered.
+    fn answered(&mut self, id: TargetId, offset: u64, location: &str, instance: &str) -> Vec<Event> {
+        let answered_by = Answerer { location: location.parse().ok(), instance_id: instance.parse().ok() };
+        let result = Ok(Timings::default());
+        self.news(id, offset, Outcome { result, syn_retransmits: 0, source: None, answered_by: Some(answered_by) })
+    }
+
+    /// The registry answered then, or did not.
+    fn registry(&mut self, offset: u64, reached: bool) {
+        let now = self.at(offset);
+        self.board.note_registry(RegistrySight { up: reached, roster_at: None }, reached, false, now);
     }
 
     /// What is known at `offset`, in the order of the board: `+`, `-` or `?`.
@@ -329,14 +374,15 @@ fn last_seen_is_never_in_the_future_and_absent_where_nobody_said() {
 #[test]
 fn a_peer_that_leads_back_to_this_member_is_known_and_not_probed() {
     let mut desk = Desk::new();
-    desk.board.own_address = Some("10.0.0.9:8756".parse().unwrap());
+    desk.own = vec!["10.0.0.9".parse().unwrap()];
     let probing = desk.roster(0, 0, &["a@eu1@127.0.0.1", "b@eu2@10.0.0.2", "c@eu3@10.0.0.9"]);
     assert_eq!(probing.iter().map(|p| p.peer.as_str()).collect::<Vec<_>>(), ["b", "b"]);
     assert_eq!(desk.board.peer_count(), 3);
     assert_eq!(desk.board.leading_back().map(|peer| peer.instance_id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-    desk.board.own_address = Some("127.0.0.1:8757".parse().unwrap());
-    let probing = desk.roster(1, 0, &["a@eu1@127.0.0.1", "b@eu2@10.0.0.2", "c@eu3@10.0.0.9"]);
-    assert_eq!(probing.len(), 6, "a ring on one host probes itself by loopback");
+    assert_eq!(desk.board.not_probed().collect::<Vec<_>>(), [(NotProbed::LeadsBack, 2), (NotProbed::NoRoute, 0)]);
+    desk.report(probing[0].id, 1, Ok(()));
+    desk.report(probing[1].id, 1, Ok(()));
+    assert_eq!(desk.board.coverage(desk.at(1)), Some(0.5), "two of four are not covered");
 }
 
 #[test]
@@ -353,9 +399,8 @@ fn what_is_reported_of_a_departed_target_is_ignored() {
 #[test]
 fn skipped_turns_are_counted_by_reason_and_every_reason_is_shown() {
     let mut desk = Desk::new();
-    let id = desk.roster(0, 0, &["a@eu1@10.0.0.1"])[0].id;
     for (reason, count) in [(SkipReason::Late, 3), (SkipReason::Overlap, 1), (SkipReason::Late, 2)] {
-        assert!(desk.board.apply(Report::Skipped { id, reason, count }).is_none());
+        assert!(desk.board.apply(Report::Skipped { reason, count }).is_empty());
     }
     let skipped: Vec<_> = desk.board.skipped().collect();
     assert_eq!(skipped, [(SkipReason::Overlap, 1), (SkipReason::Limit, 0), (SkipReason::Late, 5)]);
@@ -369,4 +414,232 @@ fn several_instances_at_one_place_are_each_a_target_of_their_own() {
     desk.report(a[0], 1, Err(Reason::Timeout));
     assert_eq!(desk.shown(1), "-???");
     assert_eq!(desk.board.peer_count(), 2);
+}
+
+const TIMEOUT: Result<(), Reason> = Err(Reason::Timeout);
+
+#[test]
+fn a_host_that_loses_everything_at_once_blames_nobody() {
+    let mut desk = Desk::new();
+    let probing = desk.roster(0, 0, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]);
+    let all: Vec<TargetId> = probing.iter().map(|p| p.id).collect();
+    all.iter().for_each(|&id| drop(desk.report(id, 10, Ok(()))));
+    desk.registry(20, true);
+    for (n, &id) in all.iter().enumerate() {
+        assert!(desk.report(id, 70 + n as u64, TIMEOUT).is_some(), "not known yet");
+    }
+    assert_eq!(desk.shown(75), "----");
+    assert_eq!(desk.board.unwell(desk.at(75)), None, "as long as the registry is there");
+    desk.registry(80, false);
+    assert_eq!(desk.shown(80), "????", "this host is cut off");
+    assert!(desk.board.unwell(desk.at(80)).unwrap().starts_with("isolated: "));
+    assert!(desk.report(all[0], 130, TIMEOUT).is_none());
+    assert_eq!(desk.shown(130), "????");
+    assert_eq!(desk.board.tallies().next().unwrap().2.failures().collect::<Vec<_>>(), [("timeout", 1), ("local", 1)]);
+    // One answers again. What began before that says nothing yet, what begins later counts.
+    desk.report(all[1], 140, Ok(()));
+    let facts = Facts { limit: LIMIT, ..Facts::default() };
+    let failed = || Outcome::failed(Failure { reason: Reason::Timeout, detail: "detail".into() });
+    let lag = Duration::ZERO;
+    let (began, ended) = (desk.at(139), desk.at(144));
+    assert!(desk.board.apply(Report::Probed { id: all[2], outcome: failed(), facts, began, lag, ended }).is_empty());
+    assert_eq!(desk.shown(144), "?+??");
+    assert!(desk.report(all[2], 150, TIMEOUT).is_some());
+    assert_eq!(desk.shown(150), "?+-?");
+}
+
+#[test]
+fn a_site_that_dies_while_another_or_the_registry_answers_is_blamed() {
+    let members = ["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"];
+    // Another site answers.
+    let mut desk = Desk::new();
+    desk.endpoints.clear();
+    let probing = desk.roster(0, 0, &members);
+    desk.registry(5, false);
+    desk.report(probing[0].id, 10, Ok(()));
+    desk.report(probing[1].id, 11, Ok(()));
+    desk.report(probing[0].id, 70, TIMEOUT);
+    desk.report(probing[1].id, 71, Ok(()));
+    desk.report(probing[0].id, 130, TIMEOUT);
+    assert_eq!(desk.shown(131), "-+");
+    // It dies later: one location after the other is not everything at once.
+    desk.report(probing[1].id, 131, TIMEOUT);
+    desk.report(probing[0].id, 190, TIMEOUT);
+    desk.report(probing[1].id, 191, TIMEOUT);
+    assert_eq!(desk.shown(191), "--");
+    assert_eq!(desk.board.unwell(desk.at(191)), None);
+
+    // Both at once, and the registry answers.
+    let mut desk = Desk::new();
+    desk.endpoints.clear();
+    let probing = desk.roster(0, 0, &members);
+    for offset in [10, 70] {
+        desk.registry(offset, true);
+        let result = if offset == 10 { Ok(()) } else { TIMEOUT };
+        probing.iter().for_each(|p| drop(desk.report(p.id, offset + 1, result)));
+    }
+    desk.registry(80, true);
+    assert_eq!(desk.shown(80), "--");
+    assert_eq!(desk.board.unwell(desk.at(80)), None);
+
+    // A single other location is never enough to tell.
+    let mut desk = Desk::new();
+    let probing = desk.roster(0, 0, &["a@eu1@10.0.0.1", "b@eu1@10.0.0.2"]);
+    probing.iter().for_each(|p| drop(desk.report(p.id, 10, Ok(()))));
+    probing.iter().for_each(|p| drop(desk.report(p.id, 70, TIMEOUT)));
+    desk.registry(80, false);
+    assert_eq!(desk.shown(80), "----");
+}
+
+#[test]
+fn a_peer_on_this_host_neither_hides_nor_makes_an_isolation() {
+    let mut desk = Desk::new();
+    desk.own = vec!["10.0.0.9".parse().unwrap()];
+    desk.endpoints.clear();
+    // The sibling has a port of its own; the plan of these tests gives all the same one, so it is at a loopback address of
+    // a ring that is registered there.
+    desk.registered = Some("127.0.0.1:9999".parse().unwrap());
+    let probing = desk.roster(0, 0, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]);
+    let sibling = {
+        let body = br#"{"instance_id": "s", "location": "home", "ip": "10.0.0.9", "port": 8757}"#;
+        let Registration { instance_id, location, ip, port, .. } = Registration::from_json(body).unwrap();
+        let member = |id: &str| Member {
+            instance_id: id.parse().unwrap(),
+            location: "x".parse().unwrap(),
+            ip,
+            port,
+            last_seen: 0,
+            registered_at: 1,
+            status: (),
+        };
+        let mut roster: Vec<Member> = [("a", "eu1", 1_u8), ("b", "eu2", 2)]
+            .map(|(id, at, n)| Member {
+                location: at.parse().unwrap(),
+                ip: [10, 0, 0, n].into(),
+                port: 8756.try_into().unwrap(),
+                ..member(id)
+            })
+            .into();
+        roster.push(Member { location, ..member(instance_id.unwrap().as_str()) });
+        desk.peers.apply(roster, desk.start);
+        ids(&desk.follow(0), "s")[0]
+    };
+    for p in &probing {
+        desk.report(p.id, 10, Ok(()));
+    }
+    desk.report(sibling, 10, Ok(()));
+    for p in &probing {
+        desk.report(p.id, 70, Err(Reason::Local(LocalCause::NoRoute)));
+        desk.report(sibling, 70, Ok(()));
+    }
+    assert!(desk.board.unwell(desk.at(70)).is_some(), "its success does not speak for the network");
+}
+
+#[test]
+fn when_all_fall_silent_the_registry_is_asked_once() {
+    let mut desk = Desk::new();
+    desk.endpoints.clear();
+    let probing = desk.roster(0, 0, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]);
+    desk.registry(1, true);
+    let asked = |desk: &mut Desk, n: usize, offset| {
+        let failed = Outcome::failed(Failure { reason: Reason::Timeout, detail: "detail".into() });
+        desk.news(probing[n].id, offset, failed).iter().filter(|event| matches!(event, Event::AllSilent)).count()
+    };
+    assert_eq!([asked(&mut desk, 0, 10), asked(&mut desk, 1, 11), asked(&mut desk, 0, 12)], [0, 1, 0]);
+    for n in [0, 1] {
+        desk.report(probing[n].id, 20, Ok(()));
+    }
+    assert_eq!([asked(&mut desk, 0, 30), asked(&mut desk, 1, 31)], [0, 1], "and again after they were up");
+}
+
+#[test]
+fn a_peer_that_nothing_can_be_sent_to_is_reported_once_with_its_address() {
+    let mut desk = Desk::new();
+    let probing = desk.roster(0, 0, &["a@eu1@2001:db8::1", "b@eu2@10.0.0.2"]);
+    let a = ids(&probing, "a");
+    let no_route = || Outcome::failed(Failure {
+        reason: Reason::Local(LocalCause::NoRoute),
+        detail: "network is unreachable".into(),
+    });
+    let cannot = |events: Vec<Event>| {
+        let found = events.into_iter().filter_map(|event| match event {
+            Event::CannotProbe { peer, why } => Some(format!("{} {why}", peer.ip)),
+            _ => None,
+        });
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(cannot(desk.news(a[0], 1, no_route())), ["2001:db8::1 network is unreachable"]);
+    assert!(cannot(desk.news(a[1], 2, no_route())).is_empty(), "told once");
+    assert_eq!(desk.board.not_probed().collect::<Vec<_>>(), [(NotProbed::LeadsBack, 0), (NotProbed::NoRoute, 1)]);
+    assert_eq!(
+        desk.board.status(desk.at(3)),
+        "2 peers at 2 locations, 1 cannot be probed: eu1 (2001:db8::1: network is unreachable)"
+    );
+    desk.report(ids(&probing, "b")[0], 3, Ok(()));
+    assert_eq!(desk.board.unwell(desk.at(3)), None, "some peers have an address family that this host lacks");
+    desk.report(a[0], 60, Ok(()));
+    assert_eq!(desk.board.not_probed().map(|(_, n)| n).sum::<usize>(), 0);
+    assert_eq!(cannot(desk.news(a[0], 120, no_route())).len(), 1, "news again");
+}
+
+#[test]
+fn who_answers_in_a_peers_place_is_no_sign_of_life_of_it() {
+    let mut desk = Desk::new();
+    let a = ids(&desk.roster(0, 1_000_000, &["a@eu1@10.0.0.1"]), "a");
+    desk.report(a[0], 10, Ok(()));
+    desk.answered(a[1], 10, "eu1", "a");
+    assert_eq!(desk.last_seen("a", 20), Some(1_000_010));
+    let events = desk.answered(a[1], 70, "eu1", "b");
+    assert!(
+        matches!(&events[..], [Event::AnotherAnswers { peer, instance }]
+            if peer.instance_id.as_str() == "a" && instance.as_str() == "b"),
+        "{events:?}"
+    );
+    assert!(desk.answered(a[1], 130, "eu1", "b").is_empty(), "told once");
+    desk.report(a[0], 131, Ok(()));
+    assert_eq!(desk.shown(131), "++", "the way to the site is good");
+    assert_eq!(desk.last_seen("a", 140), Some(1_000_010), "not by TCP either");
+    desk.answered(a[1], 190, "eu1", "a");
+    desk.report(a[0], 191, Ok(()));
+    assert_eq!(desk.last_seen("a", 195), Some(1_000_191), "it is back");
+    // Somebody of another location is a failure.
+    desk.answered(a[1], 250, "eu2", "z");
+    assert_eq!(desk.shown(250), "+-");
+}
+
+#[test]
+fn a_held_peer_that_fails_is_unknown_and_one_that_answers_is_up() {
+    let mut desk = Desk::new();
+    let members = ["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"];
+    let probing = desk.roster(0, 0, &members);
+    let (a, b) = (ids(&probing, "a"), ids(&probing, "b"));
+    desk.report(a[0], 5, TIMEOUT);
+    desk.report(b[0], 5, Ok(()));
+    assert_eq!(desk.shown(6), "-?+?");
+    desk.peers.registry_forgot(desk.at(10));
+    desk.roster(10, 0, &[]);
+    assert_eq!(desk.shown(10), "??+?", "it failed a moment ago, and may have left");
+    assert!(desk.report(b[0], 11, TIMEOUT).is_none());
+    assert_eq!(desk.shown(11), "????");
+    desk.report(a[0], 12, Ok(()));
+    assert_eq!(desk.shown(12), "+???");
+    desk.roster(20, 0, &members);
+    assert!(desk.report(b[0], 21, TIMEOUT).is_some(), "back on the roster it counts");
+}
+
+#[test]
+fn after_a_suspend_nothing_is_known_and_last_seen_is_as_long_ago_as_it_was() {
+    let mut desk = Desk::new();
+    let a = ids(&desk.roster(0, 0, &["a@eu1@10.0.0.1"]), "a");
+    desk.board.registry.roster_at = Some(desk.at(0));
+    desk.report(a[0], 10, Ok(()));
+    desk.report(a[1], 10, TIMEOUT);
+    // The monotonic clock goes on by a second, the wall clock by an hour.
+    desk.board.apply(Report::Suspended { lost: seconds(5), until: desk.at(11) });
+    assert_eq!(desk.shown(11), "??");
+    assert_eq!(desk.last_seen("a", 11), Some(1_000_005), "five seconds earlier than the clock shows");
+    assert_eq!(desk.board.lost(), seconds(5));
+    assert!(desk.board.unwell(desk.at(11)).unwrap().starts_with("the host was suspended"));
+    assert_eq!(desk.board.coverage(desk.at(60)), None, "nobody is due yet");
+    assert!(desk.report(a[1], 70, TIMEOUT).unwrap().lasted.is_none());
 }

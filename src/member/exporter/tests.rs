@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::*;
 use crate::clock::Wall;
 use crate::member::board::{Freshness, RegistrySight};
+use crate::member::judge::Facts;
 use crate::member::peers::Peers;
+use crate::member::plan::{Here, Planner};
 use crate::member::prober::{Probing, Report};
 use crate::probe::schedule::SkipReason;
 use crate::probe::{Failure, LocalCause, Outcome, Reason};
@@ -20,7 +22,7 @@ fn scrape() -> String {
     let me = "uuid-me".parse::<crate::wire::InstanceId>().unwrap();
     let freshness = Freshness { interval: Duration::from_secs(60), time_limit: Duration::from_secs(10) };
     let mut board = Board::new("us1-k8s".parse().unwrap(), me.clone(), freshness);
-    board.registry = RegistrySight { up: true, roster_at: Some(start) };
+    board.note_registry(RegistrySight { up: true, roster_at: Some(start) }, true, false, start);
 
     let mut peers = Peers::new(me, Duration::from_secs(90));
     let roster = [
@@ -37,14 +39,18 @@ fn scrape() -> String {
         Member { instance_id, location, ip, port, last_seen: 1_629_123_456, registered_at: 1_629_120_000, status: () }
     };
     peers.apply(roster.map(member).into(), start);
-    let probing = board.follow(&peers, &["/health".into(), "/metrics".into()], start);
+    let here = Here { listening: "0.0.0.0:8756".parse().unwrap(), registered: None, is_own: &|_| false };
+    let plan = Planner::default().plan(&peers, &["/health".into(), "/metrics".into()], &here);
+    board.follow(&plan, start);
+    let probing = plan.probing();
 
     let mut report = |peer: &str, check: usize, result: Result<Timings, Reason>, syn_retransmits: u32| {
         let of_peer: Vec<&Probing> = probing.iter().filter(|p| p.peer.as_str() == peer).collect();
         let result = result.map_err(|reason| Failure { reason, detail: "for people".into() });
         let outcome = Outcome { result, syn_retransmits, source: None, answered_by: None };
         let lag = Duration::from_micros(500);
-        let report = Report::Probed { id: of_peer[check].id, outcome, lag, ended: at(5), follow_up: false };
+        let (facts, ended) = (Facts { limit: Duration::from_secs(5), ..Facts::default() }, at(5));
+        let report = Report::Probed { id: of_peer[check].id, outcome, facts, began: ended, lag, ended };
         board.apply(report);
     };
     let micros = Duration::from_micros;
@@ -73,10 +79,10 @@ fn scrape() -> String {
     report("uuid-bad", 0, Err(Reason::Timeout), 2);
     report("uuid-bad", 1, Err(Reason::Refused), 0);
     for (reason, count) in [(SkipReason::Overlap, 2), (SkipReason::Late, 1)] {
-        let _ = board.apply(Report::Skipped { id: probing[0].id, reason, count });
+        let _ = board.apply(Report::Skipped { reason, count });
     }
     let lost = Duration::from_millis(1_250);
-    let _ = board.apply(Report::StoodStill { lost, until: at(10) });
+    let _ = board.apply(Report::Stalled { lost, until: at(10) });
     let snapshot = Snapshot::of(&board, at(90), Wall::from_epoch_seconds(1_629_123_585));
     let mut out = Exposition::new();
     write(&mut out, &snapshot, &ProcessMetrics::new(Reloads::default()), 3);

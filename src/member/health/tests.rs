@@ -11,16 +11,66 @@ fn local(cause: LocalCause) -> Result<Timings, Failure> {
     Err(Failure { reason: Reason::Local(cause), detail: "too many open files".into() })
 }
 
+fn failed(reason: Reason) -> Result<Timings, Failure> {
+    Err(Failure { reason, detail: String::new() })
+}
+
+/// The health of a member with targets, one at each location, of which the last few are on this host.
+struct Ward {
+    health: Health,
+    marks: Vec<Marks>,
+    locations: Vec<Location>,
+    off_host: usize,
+    down: Vec<bool>,
+    now: Instant,
+}
+
+impl Ward {
+    fn new(off_host: usize, on_host: usize) -> Self {
+        let n = off_host + on_host;
+        let mut health = Health::default();
+        let marks = vec![Marks::default(); n];
+        health.set_targets(marks[..off_host].iter());
+        let locations = (0..n).map(|n| format!("site-{n}").parse().unwrap()).collect();
+        Self { health, marks, locations, off_host, down: vec![false; n], now: clock::monotonic() }
+    }
+
+    /// A probe of the `n`th target ends.
+    fn probe(&mut self, n: usize, result: &Result<Timings, Failure>, explained: bool) {
+        let probed = Probed {
+            location: &self.locations[n],
+            address: "10.0.0.2:8756".parse().unwrap(),
+            on_this_host: n >= self.off_host,
+            was_down: self.down[n],
+            ended: self.now,
+        };
+        self.health.note_answer(&mut self.marks[n], &probed, result);
+        self.health.probed(&mut self.marks[n], &probed, result, explained);
+    }
+
+    fn ends(&mut self, n: usize, result: &Result<Timings, Failure>) {
+        self.probe(n, result, false);
+    }
+
+    fn unwell(&self) -> Option<&str> {
+        self.health.unwell(self.now, INTERVAL)
+    }
+
+    fn is_isolated(&self) -> bool {
+        self.health.is_isolated(self.now + ms(1))
+    }
+}
+
 #[test]
 fn a_long_stop_is_told_for_a_minute_or_an_interval() {
     let start = clock::monotonic();
     let mut health = Health::default();
     assert_eq!(health.unwell(start, INTERVAL), None);
-    health.stood_still(ms(9_900), start);
+    health.stalled(ms(9_900), start);
     assert_eq!(health.unwell(start, INTERVAL), Some("the process stood still for 9.9s"));
-    assert!(health.unwell(start + TOLD_FOR, INTERVAL).is_some());
-    assert_eq!(health.unwell(start + TOLD_FOR + ms(1), INTERVAL), None);
-    assert!(health.unwell(start + TOLD_FOR + ms(1), TOLD_FOR * 2).is_some());
+    assert!(health.unwell(start + REPORTED_FOR, INTERVAL).is_some());
+    assert_eq!(health.unwell(start + REPORTED_FOR + ms(1), INTERVAL), None);
+    assert!(health.unwell(start + REPORTED_FOR + ms(1), REPORTED_FOR * 2).is_some());
     assert_eq!(health.lost(), ms(9_900));
 }
 
@@ -29,73 +79,155 @@ fn many_short_stops_are_starvation_and_a_few_are_nothing() {
     let start = clock::monotonic();
     let mut health = Health::default();
     for second in 0..60 {
-        health.stood_still(ms(90), start + Duration::from_secs(second));
+        health.stalled(ms(90), start + Duration::from_secs(second));
     }
     assert_eq!(health.unwell(start, INTERVAL), None, "0.9 s in 10 s is a busy host");
     for tick in 0..20 {
-        health.stood_still(ms(95), start + Duration::from_secs(100) + ms(100) * tick);
+        health.stalled(ms(95), start + Duration::from_secs(100) + ms(100) * tick);
     }
     let why = health.unwell(start + Duration::from_secs(102), INTERVAL).unwrap();
     assert_eq!(why, "starved of processor time: it stood still for more than a tenth of it");
-    assert!(health.standstills.len() <= 20);
+    assert!(health.stalls.len() <= 20);
 }
 
 #[test]
 fn a_long_stop_is_not_told_again_with_the_next_short_one() {
     let start = clock::monotonic();
     let mut health = Health::default();
-    health.stood_still(ms(9_900), start);
-    health.stood_still(ms(60), start + ms(5_000));
-    assert_eq!(health.unwell(start + TOLD_FOR, INTERVAL), Some("the process stood still for 9.9s"));
-    assert_eq!(health.unwell(start + TOLD_FOR + ms(1), INTERVAL), None);
+    health.stalled(ms(9_900), start);
+    health.stalled(ms(60), start + ms(5_000));
+    assert_eq!(health.unwell(start + REPORTED_FOR, INTERVAL), Some("the process stood still for 9.9s"));
+    assert_eq!(health.unwell(start + REPORTED_FOR + ms(1), INTERVAL), None);
 }
 
 #[test]
-fn one_probe_without_a_descriptor_is_enough() {
-    let now = clock::monotonic();
-    let mut health = Health::default();
-    health.probed(&Ok(Timings::default()), now, 100);
-    health.probed(&local(LocalCause::Resources), now, 100);
-    health.probed(&Ok(Timings::default()), now, 100);
-    assert_eq!(health.unwell(now, INTERVAL), Some("it cannot probe: too many open files"));
+fn one_probe_without_a_descriptor_is_enough_and_says_what_could_not_be_probed() {
+    let mut ward = Ward::new(100, 0);
+    ward.ends(0, &Ok(Timings::default()));
+    ward.ends(1, &local(LocalCause::Resources));
+    ward.ends(2, &Ok(Timings::default()));
+    assert_eq!(ward.unwell(), Some("it cannot probe site-1 (10.0.0.2): too many open files"));
 }
 
 #[test]
-fn one_peer_without_a_route_is_its_own_matter_and_all_of_them_are_ours() {
-    let now = clock::monotonic();
-    let mut health = Health::default();
+fn peers_without_a_route_are_their_own_matter_and_all_of_them_are_ours() {
+    let no_route = local(LocalCause::NoRoute);
+    let mut ward = Ward::new(9, 1);
     for _ in 0..100 {
-        health.probed(&Ok(Timings::default()), now, 9);
-        for _ in 0..3 {
-            health.probed(&local(LocalCause::NoRoute), now, 9);
-        }
+        ward.ends(0, &Ok(Timings::default()));
+        (1..9).for_each(|n| ward.ends(n, &no_route));
     }
-    for _ in 0..5 {
-        health.probed(&local(LocalCause::NoRoute), now, 9);
-    }
-    assert_eq!(health.unwell(now, INTERVAL), None);
-    health.probed(&local(LocalCause::NoRoute), now, 9);
-    assert!(health.unwell(now, INTERVAL).is_some());
+    assert_eq!(ward.unwell(), None, "one of another address family answers");
+    // What is on this host neither counts nor hides anything.
+    ward.ends(9, &Ok(Timings::default()));
+    ward.ends(9, &no_route);
+    assert_eq!(ward.unwell(), None);
+    ward.ends(0, &no_route);
+    assert!(ward.unwell().is_some());
+}
+
+#[test]
+fn a_broken_link_makes_the_member_unwell_at_once() {
+    let mut ward = Ward::new(9, 0);
+    ward.probe(3, &local(LocalCause::NoRoute), true);
+    assert!(ward.unwell().is_some());
 }
 
 #[test]
 fn a_failure_of_the_peer_says_nothing_about_us() {
-    let now = clock::monotonic();
-    let mut health = Health::default();
-    let refused = Err(Failure { reason: Reason::Refused, detail: "connection refused".into() });
-    (0..100).for_each(|_| health.probed(&refused, now, 1));
-    assert_eq!(health.unwell(now, INTERVAL), None);
+    let mut ward = Ward::new(1, 0);
+    (0..100).for_each(|_| ward.ends(0, &failed(Reason::Refused)));
+    assert_eq!(ward.unwell(), None);
 }
 
 #[test]
-fn a_probe_that_a_standstill_spoilt_does_not_talk_over_it() {
-    let now = clock::monotonic();
-    let mut health = Health::default();
-    health.stood_still(ms(9_900), now);
-    health.probed(&local(LocalCause::Stalled), now, 1);
-    assert_eq!(health.unwell(now, INTERVAL), Some("the process stood still for 9.9s"));
-    let mut health = Health::default();
-    health.stood_still(ms(400), now);
-    health.probed(&local(LocalCause::Stalled), now, 1);
-    assert!(health.unwell(now, INTERVAL).is_some(), "short limits are spoilt by short stops");
+fn a_probe_that_a_stall_spoilt_does_not_talk_over_it() {
+    let mut ward = Ward::new(1, 0);
+    ward.health.stalled(ms(9_900), ward.now);
+    ward.ends(0, &local(LocalCause::Stalled));
+    assert_eq!(ward.unwell(), Some("the process stood still for 9.9s"));
+    let mut ward = Ward::new(1, 0);
+    ward.health.stalled(ms(400), ward.now);
+    ward.ends(0, &local(LocalCause::Stalled));
+    assert!(ward.unwell().is_some(), "short limits are spoilt by short stops");
+}
+
+#[test]
+fn isolated_is_who_loses_every_location_and_the_registry() {
+    for (case, targets, registry, down, isolated) in [
+        ("all of three and the registry", 3, false, &[][..], true),
+        ("the registry answers", 3, true, &[], false),
+        ("one location", 1, false, &[], false),
+        ("one was down before", 3, false, &[0], true),
+        ("all but one were down before", 3, false, &[0, 1], false),
+    ] {
+        let mut ward = Ward::new(targets, 1);
+        (0..targets).for_each(|n| ward.ends(n, &Ok(Timings::default())));
+        down.iter().for_each(|&n| ward.down[n] = true);
+        ward.health.registry(registry, false, ward.now);
+        for n in 0..targets {
+            assert!(!ward.is_isolated(), "{case}: not before all have failed");
+            ward.ends(n, &failed(if n == 0 { Reason::Timeout } else { Reason::Unreachable }));
+        }
+        assert_eq!(ward.is_isolated(), isolated, "{case}");
+        assert_eq!(ward.unwell().is_some(), isolated, "{case}");
+        ward.ends(targets, &Ok(Timings::default()));
+        assert_eq!(ward.is_isolated(), isolated, "{case}: a success on this host says nothing");
+    }
+}
+
+#[test]
+fn any_answer_from_outside_ends_the_isolation() {
+    let answers: [fn(&mut Ward); 5] = [
+        |ward| ward.ends(0, &Ok(Timings::default())),
+        |ward| ward.ends(0, &failed(Reason::Refused)),
+        |ward| ward.ends(0, &failed(Reason::Status)),
+        |ward| ward.health.registry(true, false, ward.now),
+        |ward| ward.health.suspended(ms(60_000), ward.now),
+    ];
+    for (n, answer) in answers.into_iter().enumerate() {
+        let mut ward = Ward::new(2, 0);
+        ward.health.registry(false, false, ward.now);
+        (0..2).for_each(|n| ward.ends(n, &failed(Reason::Timeout)));
+        assert!(ward.is_isolated(), "{n}");
+        let before = ward.now;
+        ward.now += ms(10);
+        answer(&mut ward);
+        assert!(!ward.is_isolated(), "{n}");
+        assert!(ward.health.is_isolated(before), "{n}: what began while it lasted says nothing");
+    }
+}
+
+#[test]
+fn the_order_of_losses_does_not_matter_and_a_registry_on_this_host_is_no_evidence() {
+    let mut ward = Ward::new(2, 0);
+    (0..2).for_each(|n| ward.ends(n, &failed(Reason::Timeout)));
+    assert!(ward.health.is_all_silent() && !ward.is_isolated());
+    ward.health.registry(false, true, ward.now);
+    assert!(!ward.is_isolated(), "it is on this host");
+    ward.health.registry(false, false, ward.now);
+    assert!(ward.is_isolated());
+}
+
+#[test]
+fn failures_that_say_nothing_about_the_network_do_not_isolate() {
+    let mut ward = Ward::new(2, 0);
+    ward.health.registry(false, false, ward.now);
+    for cause in [LocalCause::Resources, LocalCause::Stalled, LocalCause::Internal] {
+        (0..2).for_each(|n| ward.ends(n, &local(cause)));
+    }
+    assert!(!ward.is_isolated());
+}
+
+#[test]
+fn targets_that_go_and_come_are_counted_anew() {
+    let mut ward = Ward::new(3, 0);
+    ward.health.registry(false, false, ward.now);
+    ward.ends(0, &failed(Reason::Timeout));
+    ward.ends(1, &failed(Reason::Timeout));
+    assert!(!ward.is_isolated());
+    // The third has left; the next failure shows that all have failed.
+    ward.health.set_targets(ward.marks[..2].iter());
+    ward.ends(0, &failed(Reason::Timeout));
+    assert!(ward.is_isolated());
 }

@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::member::board::Freshness;
+use crate::member::judge::Facts;
 use crate::member::peers::Peers;
+use crate::member::plan::{Here, Planner};
 use crate::member::prober::{Probing, Report};
 use crate::probe::{Failure, Outcome, Reason, Timings};
 use crate::wire::{InstanceId, Member};
@@ -16,6 +18,7 @@ struct Ring {
 struct Site {
     location: Location,
     board: Option<Board>,
+    planner: Planner,
     probing: Vec<Probing>,
 }
 
@@ -29,6 +32,7 @@ impl Ring {
             Site {
                 location,
                 board: Some(Board::new(letter.to_string().parse().unwrap(), id, freshness)),
+                planner: Planner::default(),
                 probing: vec![],
             }
         };
@@ -53,7 +57,10 @@ impl Ring {
             let me: InstanceId = site.location.as_str().parse().unwrap();
             let mut peers = Peers::new(me, Duration::ZERO);
             peers.apply(letters.chars().map(member).collect(), self.start);
-            site.probing = board.follow(&peers, &[Arc::from("/health")], self.start);
+            let here = Here { listening: "0.0.0.0:8756".parse().unwrap(), registered: None, is_own: &|_| false };
+            let plan = site.planner.plan(&peers, &[Arc::from("/health")], &here);
+            board.follow(&plan, self.start);
+            site.probing = plan.probing();
         }
     }
 
@@ -65,7 +72,8 @@ impl Ring {
             let result = result.map(|()| timings).map_err(|reason| Failure { reason, detail: String::new() });
             let ended = self.start + Duration::from_secs(second);
             let outcome = Outcome { result, syn_retransmits: 0, source: None, answered_by: None };
-            let report = Report::Probed { id: probing.id, outcome, lag: Duration::ZERO, ended, follow_up: false };
+            let (facts, lag) = (Facts { limit: Duration::from_secs(2), ..Facts::default() }, Duration::ZERO);
+            let report = Report::Probed { id: probing.id, outcome, facts, began: ended, lag, ended };
             let _ = site.board.as_mut().unwrap().apply(report);
         }
     }
