@@ -10,10 +10,10 @@
 //! | [`command`] | the command line: one table of commands, one file for each |
 //! | [`registry`] | the registry daemon: who is in the ring, in an embedded store or in Redis |
 //! | [`member`] | the member daemon: follow the ring, probe it, say what was seen |
-//! | [`probe`] | one measurement with its phases; the pure schedule of many |
 //! | [`serve`] | answering HTTP safely: limits, time, errors, the metrics text |
 //! | [`host`] | the machine underneath: systemd, signals, log, state directory, own address |
 //! | [`config`] | YAML and environment to checked values, every fault named at once |
+//! | [`probe`] | one measurement with its phases; the pure schedule of many |
 //! | [`wire`] | what crosses the network; names and addresses that have been checked |
 //! | [`clock`] | monotonic and wall time, apart; the one place that reads either |
 //!

@@ -4,7 +4,7 @@
 //! once a second tell the service manager how it stands. SIGHUP reads the configuration again: what is wrong with it is
 //! logged and the old settings stay. SIGTERM and SIGINT end the daemon within a second.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,7 +174,10 @@ fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener
         warn!(
             "serving on {address}, the socket that systemd hands over, and not on {} of {}.server; ListenStream= of the \
              .socket unit and the configuration should agree",
-            SocketAddr::new(server.host, server.port.get()),
+            server.host.map_or_else(
+                || format!("port {}", server.port),
+                |host| SocketAddr::new(host, server.port.get()).to_string()
+            ),
             role.section()
         );
     }
@@ -183,8 +186,8 @@ fn handed_over(server: &ServerSettings, role: Role) -> Result<Option<TcpListener
 
 /// Whether this socket serves where the configuration says to. All addresses are as good as any, unless one was named.
 fn is_as_configured(socket: SocketAddr, server: &ServerSettings) -> bool {
-    let host = server.host.to_canonical();
-    socket.port() == server.port.get() && (host.is_unspecified() || host == socket.ip().to_canonical())
+    let agrees = |host: IpAddr| host.is_unspecified() || host == socket.ip().to_canonical();
+    socket.port() == server.port.get() && server.host.is_none_or(agrees)
 }
 
 /// What both daemons do: everything before the start and after the end.
@@ -247,7 +250,7 @@ fn refuse(role: Role, why: &str, environment: &Environment) -> Exit {
         _ => LogFormat::Auto,
     };
     let machines_read = format == LogFormat::Json || (format == LogFormat::Auto && logging::stderr_is_journal());
-    let settings = LogSettings { level: "error".into(), format };
+    let settings = LogSettings { level: "error".parse().expect("it is a level"), format };
     let pulse = Vitals::new().add("log", LOG_LIMIT);
     let log = machines_read.then(|| logging::start(&settings, role.section(), pulse)).and_then(Result::ok);
     match &log {
@@ -388,7 +391,7 @@ impl<S> Life<S> {
         let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment())
             .map_err(|faults| faults.to_string())?;
         let log = (self.kind.log)(&loaded.settings);
-        self.logging.set_level(&log.level).map_err(|e| chain(&e))?;
+        self.logging.set_level(&log.level);
         announce(&loaded);
         let format = (log.format != self.format).then_some("log.format");
         let mut waiting = daemon.reload(loaded.settings);
@@ -415,6 +418,9 @@ mod tests {
     #[test]
     fn a_socket_is_as_configured_where_its_port_is_and_its_address_unless_all_are_meant() {
         for (host, socket, agrees) in [
+            ("", "[::]:8757", true),
+            ("", "10.0.0.1:8757", true),
+            ("", "[::]:9757", false),
             ("::", "[::]:8757", true),
             ("::", "10.0.0.1:8757", true),
             ("0.0.0.0", "[::]:8757", true),
@@ -427,7 +433,7 @@ mod tests {
             ("::", "[::]:9757", false),
         ] {
             let server =
-                ServerSettings { host: host.parse().unwrap(), port: 8757.try_into().unwrap(), max_connections: None };
+                ServerSettings { host: host.parse().ok(), port: 8757.try_into().unwrap(), max_connections: None };
             assert_eq!(is_as_configured(socket.parse().unwrap(), &server), agrees, "{host} and {socket}");
         }
     }

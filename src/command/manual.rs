@@ -315,7 +315,7 @@ fn configuration() -> Roff {
     roff.text([roman(
         "YAML. The registry reads /etc/netring/registry.yaml and its section \"registry\", a member /etc/netring/member.yaml \
          and its section \"member\", unless another file is named; both read the section \"log\". A key that is not listed \
-         here is an error. A variable of the environment stands above the file; an empty one counts as unset. Where a key \
+         here is an error. An environment variable overrides the file; an empty one counts as unset. Where a key \
          has been renamed its former name stands beside it: that is still read, with a warning, unless both are there.",
     )]);
     roff.control("PP", []).text([roman(

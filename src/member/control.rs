@@ -348,7 +348,11 @@ impl Driver {
         if reply.unusable != self.unusable {
             self.unusable = reply.unusable;
             if reply.unusable > 0 {
-                warn!(entries = reply.unusable, "the roster has entries that make no sense, leaving them out");
+                warn!(
+                    entries = reply.unusable,
+                    first = reply.first_unusable,
+                    "the roster has entries that cannot be used, leaving them out"
+                );
             }
         }
         let change = self.peers.apply(reply.members, now);
@@ -434,7 +438,9 @@ impl Driver {
         let old = mem::replace(&mut self.settings, settings);
         self.session.set_intervals(self.settings.intervals, now);
         self.peers.set_hold(hold(&self.settings));
-        let moved = old.location != self.settings.location || old.advertise_ip != self.settings.advertise_ip;
+        let moved = old.location != self.settings.location
+            || old.advertise_ip != self.settings.advertise_ip
+            || old.advertise_port != self.settings.advertise_port;
         let link = &self.settings.registry;
         let elsewhere = old.registry.url != link.url;
         let client =
@@ -524,7 +530,8 @@ impl Driver {
 
     /// The address peers are to reach this member at.
     fn own_address(&self) -> Result<SocketAddr, ClientError> {
-        let (listening, port) = (self.listening.ip(), self.listening.port());
+        let listening = self.listening.ip();
+        let port = self.settings.advertise_port.map_or(self.listening.port(), NonZeroU16::get);
         match self.settings.advertise_ip {
             Advertise::Address(ip) => Ok(SocketAddr::new(ip, port)),
             Advertise::Auto if !listening.is_unspecified() => Ok(SocketAddr::new(listening, port)),

@@ -150,7 +150,7 @@ impl Member {
         let settings = Arc::new(settings);
         let listener = match options.listener {
             Some(listener) => listener,
-            None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
+            None => serve::bind_or_all(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
         };
         let address = listener.local_addr().map_err(|e| StartError::Thread("service", e))?;
         let vitals = options.vitals;

@@ -12,6 +12,7 @@ pub mod schedule;
 pub mod stats;
 
 mod http;
+mod status;
 mod tcp;
 
 use std::fmt;
@@ -20,8 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::config::StatusRanges;
 use http::Site;
+
+pub use status::{InvalidStatus, StatusRanges};
 
 /// The kind of a probe, as the metric label `check_type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
