@@ -45,17 +45,19 @@ fn a_ring_of_one_family_works_from_the_environment_alone(v6: bool) {
     let registry = start_from_the_environment(one, "registry", &[], &scratch);
     let at = SocketAddr::new(one.ip(v6), PORT);
     let url = &*format!("http://{at}");
-    let variables = |location: &'static str, more: (&'static str, &'static str)| {
-        [("MEMBER_LOCATION", location), ("REGISTRY_URL", url), more]
+    let member = |host, location, port| {
+        let variables = [
+            ("MEMBER_LOCATION", location),
+            ("REGISTRY_URL", url),
+            ("NETRING_MEMBER_SERVER_PORT", port),
+            ("NETRING_MEMBER_INTERVALS_POLL_INTERVAL", "1"),
+            ("NETRING_MEMBER_INTERVALS_CHECK_INTERVAL", "1"),
+        ];
+        start_from_the_environment(host, "member", &variables, &scratch)
     };
-    let interval = ("NETRING_MEMBER_INTERVALS_CHECK_INTERVAL", "1");
-    let us1 = start_from_the_environment(
-        one,
-        "member",
-        &[&variables("us1", interval)[..], &[("NETRING_MEMBER_SERVER_PORT", "8757")]].concat(),
-        &scratch,
-    );
-    let eu1 = start_from_the_environment(two, "member", &variables("eu1", interval), &scratch);
+    let us1 = member(one, "us1", "8757");
+    // Empty is unset: the default port.
+    let eu1 = member(two, "eu1", "");
 
     for (asking, server, process) in [
         (one, SocketAddr::new(loopback, PORT), &registry),
@@ -95,11 +97,11 @@ fn a_ring_of_hosts_without_ipv6_works_from_the_environment_alone() {
 fn a_member_behind_a_port_mapping_is_reached_at_the_port_it_advertises() {
     let Some(fabric) = Fabric::new(&["one", "two"]) else { return };
     let [one, two] = fabric.hosts() else { panic!("two hosts") };
-    let rules = "add table ip map; \
-                 add chain ip map closed { type filter hook prerouting priority -150; }; \
-                 add rule ip map closed iifname eth0 tcp dport 8756 drop; \
-                 add chain ip map open { type nat hook prerouting priority -100; }; \
-                 add rule ip map open iifname eth0 tcp dport 8757 redirect to :8756";
+    let rules = "add table ip mapping; \
+                 add chain ip mapping closed { type filter hook prerouting priority -150; }; \
+                 add rule ip mapping closed iifname eth0 tcp dport 8756 drop; \
+                 add chain ip mapping open { type nat hook prerouting priority -100; }; \
+                 add rule ip mapping open iifname eth0 tcp dport 8757 redirect to :8756";
     two.run("nft", &[rules]);
     let everywhere = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
     let registry = Registry { server: everywhere(9000), member_ttl: 300, ..Registry::new() }.start_on(one);
