@@ -11,10 +11,10 @@
 //! | [`command`] | the command line: one table of commands, one file per command |
 //! | [`registry`] | the registry daemon: keeps the roster, in an embedded store or in Redis |
 //! | [`member`] | the member daemon: follows the roster, probes the peers, exports the results |
-//! | [`probe`] | a single measurement with its phases; the schedule of all probes (pure) |
 //! | [`serve`] | the HTTP server: limits, timeouts, errors, the metrics text format |
 //! | [`host`] | access to the host: systemd, signals, log, state directory, own addresses |
 //! | [`config`] | reads YAML and environment variables into checked values, and reports all errors at once |
+//! | [`probe`] | a single measurement with its phases; the schedule of all probes (pure) |
 //! | [`wire`] | the messages on the network; checked names and addresses |
 //! | [`clock`] | monotonic and wall-clock time; the only module that reads a clock |
 //!

@@ -8,7 +8,7 @@
 //! Registry and member share this file and nothing else.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -281,8 +281,12 @@ pub struct Members {
 pub struct MembersReply {
     /// The entries that make sense, each identity once.
     pub members: Vec<Member>,
-    /// How many entries were left out because a field was missing or wrong, or the identity stood there twice.
+    /// How many entries were left out because a field was missing or wrong, no host can have the address
+    /// ([`member_address`]), or the identity stood there twice.
     pub unusable: usize,
+    /// What is wrong with the first of them, for the log: whose it is where that can be told, the field and
+    /// the problem.
+    pub first_unusable: Option<String>,
 }
 
 impl MembersReply {
@@ -297,21 +301,36 @@ impl MembersReply {
         let Some(Value::Array(entries)) = fields.remove("members") else {
             return Err(missing("members", "the list of live members"));
         };
-        let total = entries.len();
         let mut seen = std::collections::HashSet::new();
-        let members: Vec<Member> = entries
-            .into_iter()
-            .filter_map(|entry| match entry {
-                Value::Object(fields) => Member::from_fields(&fields).ok(),
-                _ => None,
-            })
-            .filter(|member| seen.insert(member.instance_id.clone()))
-            .collect();
-        Ok(Self { unusable: total - members.len(), members })
+        let mut reply = Self { members: Vec::with_capacity(entries.len()), ..Self::default() };
+        for entry in entries {
+            match Member::from_entry(&entry) {
+                Ok(member) if seen.insert(member.instance_id.clone()) => reply.members.push(member),
+                result => {
+                    reply.unusable += 1;
+                    reply.first_unusable.get_or_insert_with(|| match result {
+                        Ok(member) => format!("instance_id {:?} is listed twice", member.instance_id.as_str()),
+                        Err(error) => {
+                            let named = |field| entry.get(field).map(|value| format!("{field} {}, ", shown(value)));
+                            let [id, location] = ["instance_id", "location"].map(|f| named(f).unwrap_or_default());
+                            format!("{id}{location}{error}")
+                        }
+                    });
+                }
+            }
+        }
+        Ok(reply)
     }
 }
 
 impl Member {
+    fn from_entry(entry: &Value) -> Result<Self, FieldError> {
+        match entry {
+            Value::Object(fields) => Self::from_fields(fields),
+            other => Err(FieldError { field: "members", problem: format!("expected objects, got {}", shown(other)) }),
+        }
+    }
+
     pub(crate) fn from_fields(fields: &Map<String, Value>) -> Result<Self, FieldError> {
         let seconds = |name: &'static str| match fields.get(name).map(number) {
             Some(Some(n)) if n >= 0.0 => n as u64,
@@ -392,16 +411,66 @@ fn ip(fields: &Map<String, Value>) -> Result<IpAddr, FieldError> {
     };
     let value = fields.get("ip").ok_or_else(|| missing("ip", "the address where peers reach the member"))?;
     let Value::String(text) = value else { return Err(wrong(shown(value))) };
-    member_address(text).ok_or_else(|| wrong(shown(value)))
+    member_address(text).map_err(|why| wrong(format!("{}{}", shown(value), why.advice())))
 }
 
-/// The address that `text` is, where it is that of one host, so that peers could connect to it. An IPv4 address in IPv6's
-/// clothes (`::ffff:10.0.0.1`) comes out as IPv4.
-#[must_use]
-pub fn member_address(text: &str) -> Option<IpAddr> {
-    let ip = text.parse::<IpAddr>().ok()?.to_canonical();
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast).then_some(ip)
+/// Why a text cannot be the address of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoMemberAddress {
+    /// It is no address at all.
+    NotAnAddress,
+    /// `0.0.0.0` or `::`.
+    Unspecified,
+    /// In `0.0.0.0/8`, whose addresses are only a source while a host has none yet (RFC 1122, section 3.2.1.3).
+    ThisNetwork,
+    /// In `224.0.0.0/4` or `ff00::/8`.
+    Multicast,
+    /// `255.255.255.255`.
+    Broadcast,
+    /// In `240.0.0.0/4`, which no host has (RFC 1112, section 4).
+    Reserved,
+    /// In `fe80::/10`, with or without a zone.
+    LinkLocal,
+}
+
+impl NoMemberAddress {
+    /// The reason as the end of an error, after what was given; empty where that speaks for itself.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::NotAnAddress => "",
+            Self::Unspecified => "; the unspecified address stands for no host",
+            Self::ThisNetwork => "; addresses in 0.0.0.0/8 cannot be connected to",
+            Self::Multicast => "; a multicast address is that of a group",
+            Self::Broadcast => "; the broadcast address is that of every host",
+            Self::Reserved => "; addresses in 240.0.0.0/4 are reserved and no host has one",
+            Self::LinkLocal => "; a link-local address means nothing on another host",
+        }
+    }
+}
+
+/// The address that `text` is, where it can be that of one host, so that peers could connect to it. An IPv4 address in
+/// IPv6 notation (`::ffff:10.0.0.1`) comes out as IPv4.
+///
+/// # Errors
+///
+/// Why no peer could connect to it.
+pub fn member_address(text: &str) -> Result<IpAddr, NoMemberAddress> {
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        let zoned = text.split_once('%').and_then(|(ip, _)| ip.parse::<Ipv6Addr>().ok());
+        let link_local = zoned.is_some_and(|ip| ip.is_unicast_link_local());
+        return Err(if link_local { NoMemberAddress::LinkLocal } else { NoMemberAddress::NotAnAddress });
+    };
+    let ip = ip.to_canonical();
+    match ip {
+        ip if ip.is_unspecified() => Err(NoMemberAddress::Unspecified),
+        ip if ip.is_multicast() => Err(NoMemberAddress::Multicast),
+        IpAddr::V4(v4) if v4.is_broadcast() => Err(NoMemberAddress::Broadcast),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Err(NoMemberAddress::ThisNetwork),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Err(NoMemberAddress::Reserved),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(NoMemberAddress::LinkLocal),
+        ip => Ok(ip),
+    }
 }
 
 fn port(fields: &Map<String, Value>) -> Result<NonZeroU16, FieldError> {

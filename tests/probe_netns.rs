@@ -12,8 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use netring::config::StatusRanges;
-use netring::probe::{self, Check, Limits, LocalCause, Outcome, Reason, Target};
+use netring::probe::{self, Check, Limits, LocalCause, Outcome, Reason, StatusRanges, Target};
 use tokio::runtime::Runtime;
 
 /// Set in the run inside the namespace.

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::config::{ConfigFaults, ConfigFile, Effective, Environment, Fault, Loaded, Place, Role};
+use crate::config::{
+    ConfigFaults, ConfigFile, Effective, Environment, Fault, Loaded, Place, Role, member_from, registry_from,
+};
 
 use super::Exit;
 
@@ -53,8 +55,8 @@ fn reports(role: Option<Role>, path: &Path, environment: &Environment) -> Result
     let mut reports = Ok(Vec::new());
     for role in roles {
         let report = match role {
-            Role::Registry => file.registry(environment).map(|loaded| Report::new(role, loaded)),
-            Role::Member => file.member(environment).map(|loaded| Report::new(role, loaded)),
+            Role::Registry => registry_from(&file, environment).map(|loaded| Report::new(role, loaded)),
+            Role::Member => member_from(&file, environment).map(|loaded| Report::new(role, loaded)),
         };
         reports = match (reports, report) {
             (Ok(mut reports), Ok(report)) => {

@@ -4,7 +4,7 @@
 //! update the status and the watchdog of the service manager every second. SIGHUP reloads the configuration; if it has
 //! errors, they are logged and the old settings stay in force. SIGTERM and SIGINT end the daemon within a second.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -178,7 +178,10 @@ fn passed_listener(server: &ServerSettings, role: Role) -> Result<Option<TcpList
         warn!(
             "listening on {address}, the socket passed by systemd, instead of {} from {}.server; ListenStream= in the .socket \
              unit and the configuration should agree",
-            SocketAddr::new(server.host, server.port.get()),
+            server.host.map_or_else(
+                || format!("port {}", server.port),
+                |host| SocketAddr::new(host, server.port.get()).to_string()
+            ),
             role.section()
         );
     }
@@ -187,8 +190,8 @@ fn passed_listener(server: &ServerSettings, role: Role) -> Result<Option<TcpList
 
 /// Whether the socket has the configured port and address. An unspecified address in the configuration matches any.
 fn is_as_configured(socket: SocketAddr, server: &ServerSettings) -> bool {
-    let host = server.host.to_canonical();
-    socket.port() == server.port.get() && (host.is_unspecified() || host == socket.ip().to_canonical())
+    let agrees = |host: IpAddr| host.is_unspecified() || host == socket.ip().to_canonical();
+    socket.port() == server.port.get() && server.host.is_none_or(agrees)
 }
 
 /// The part that both daemons share: everything before the start and after the end.
@@ -252,7 +255,7 @@ fn refuse(role: Role, why: &str, environment: &Environment) -> Exit {
         _ => LogFormat::Auto,
     };
     let structured = format == LogFormat::Json || (format == LogFormat::Auto && logging::stderr_is_journal());
-    let settings = LogSettings { level: "error".into(), format };
+    let settings = LogSettings { level: "error".parse().expect("it is a level"), format };
     let pulse = Vitals::new().add("log", LOG_LIMIT);
     let log = structured.then(|| logging::start(&settings, role.section(), pulse)).and_then(Result::ok);
     match &log {
@@ -393,7 +396,7 @@ impl<S> Life<S> {
         let loaded = (self.kind.load)(self.config.as_deref(), self.kind.role.default_file(), &config::environment())
             .map_err(|faults| faults.to_string())?;
         let log = (self.kind.log)(&loaded.settings);
-        self.logging.set_level(&log.level).map_err(|e| chain(&e))?;
+        self.logging.set_level(&log.level);
         announce(&loaded);
         let format = (log.format != self.format).then_some("log.format");
         let mut waiting = daemon.reload(loaded.settings);
@@ -420,6 +423,9 @@ mod tests {
     #[test]
     fn a_socket_is_as_configured_if_port_and_address_match_or_the_address_is_unspecified() {
         for (host, socket, agrees) in [
+            ("", "[::]:8757", true),
+            ("", "10.0.0.1:8757", true),
+            ("", "[::]:9757", false),
             ("::", "[::]:8757", true),
             ("::", "10.0.0.1:8757", true),
             ("0.0.0.0", "[::]:8757", true),
@@ -432,7 +438,7 @@ mod tests {
             ("::", "[::]:9757", false),
         ] {
             let server =
-                ServerSettings { host: host.parse().unwrap(), port: 8757.try_into().unwrap(), max_connections: None };
+                ServerSettings { host: host.parse().ok(), port: 8757.try_into().unwrap(), max_connections: None };
             assert_eq!(is_as_configured(socket.parse().unwrap(), &server), agrees, "{host} and {socket}");
         }
     }

@@ -295,11 +295,11 @@ fn settings(location: &Location, address: SocketAddr, registry: SocketAddr, memb
     settings.intervals.check = check_interval(members);
     settings.intervals.poll = Duration::from_secs(1);
     settings.intervals.heartbeat = Duration::from_secs(5);
-    settings.server.host = address.ip();
+    settings.server.host = Some(address.ip());
     settings.server.port = port_of(address);
     settings.advertise_ip = Advertise::Address(address.ip());
-    settings.checks.tcp_timeout = Duration::from_secs(2);
-    settings.checks.http_timeout = Duration::from_secs(2);
+    let limit = config::longest_probe(settings.intervals.check).min(Duration::from_secs(2));
+    (settings.checks.tcp_timeout, settings.checks.http_timeout) = (limit, limit);
     settings.checks.http_endpoints = endpoints(members).iter().map(|&endpoint| endpoint.to_owned()).collect();
     settings
 }

@@ -12,8 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::config::StatusRanges;
-use crate::probe::{self, Check, CheckType, Limits, Outcome, Timings};
+use crate::probe::{self, Check, CheckType, Limits, Outcome, StatusRanges, Timings};
 
 use super::Exit;
 

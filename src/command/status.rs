@@ -38,7 +38,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let MembersReply { mut members, unusable } = reply.changed.map(|(roster, _)| roster).unwrap_or_default();
+    let MembersReply { mut members, unusable, .. } = reply.changed.map(|(roster, _)| roster).unwrap_or_default();
     members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
     let printed =
         if json { print_json(&members, reply.stale, out) } else { print_table(&members, unusable, reply.stale, out) };

@@ -1,5 +1,5 @@
-//! The environment as a source of settings: which variable belongs to which key, which are none of ours, and which were
-//! meant to be.
+//! The environment as a source of settings: which variables belong to a key, which are not of netring, and which are
+//! misspelt names of netring's variables.
 //!
 //! An empty variable counts as unset. Kubernetes puts variables of its own beside ours: for a Service that is named
 //! `netring-registry` every pod of the namespace gets `NETRING_REGISTRY_PORT=tcp://10.0.0.1:8756` and six more. They
@@ -22,12 +22,18 @@ pub fn environment() -> Environment {
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-/// The beginnings of names that are ours alone, so that an unknown one is a mistake.
+/// Prefixes of names that only netring uses, so that an unknown one is a mistake.
 const OURS: [&str; 3] = ["NETRING_REGISTRY_", "NETRING_MEMBER_", "NETRING_LOG_"];
 
-/// The value of a variable, unless it is unset, empty or Kubernetes's.
+/// The value of a variable of a key, unless it is unset, empty or made by Kubernetes.
 pub(super) fn value<'e>(environment: &'e Environment, name: &str) -> Option<&'e str> {
     environment.get(name).map(String::as_str).filter(|value| !value.is_empty() && !is_service_link(name, value))
+}
+
+/// The value of a variable that the configuration refers to by its name, unless it is unset or empty. Such a name may be
+/// one of Kubernetes's, as in `env:NETRING_SERVICE_HOST`.
+pub(super) fn named<'e>(environment: &'e Environment, name: &str) -> Option<&'e str> {
+    environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }
 
 /// Whether Kubernetes (or Docker's links) made this variable: `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`,

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{ConfigFaults, Fault, Position};
 use super::form::got;
+use super::settings::Role;
 use super::yaml::{self, Content, Entry, Flaw};
-use super::{Environment, Loaded, MemberSettings, RegistrySettings, Role, load};
 
 /// The largest file that is read, in bytes.
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// A configuration file whose text is YAML. Faults that leave its structure readable, such as a key that is there
-/// twice, are kept and reported with those of its values.
+/// twice, are kept and reported together with those of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigFile {
     pub(super) path: PathBuf,
@@ -64,24 +64,6 @@ impl ConfigFile {
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
         Role::ALL.into_iter().filter(|role| self.root.iter().any(|entry| entry.key == role.section())).collect()
-    }
-
-    /// What it and the environment make of a registry.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong with the file, its section for the registry, and the variables.
-    pub fn registry(&self, environment: &Environment) -> Result<Loaded<RegistrySettings>, ConfigFaults> {
-        load::registry(Some(self), environment)
-    }
-
-    /// What it and the environment make of a member.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong with the file, its section for the member, and the variables.
-    pub fn member(&self, environment: &Environment) -> Result<Loaded<MemberSettings>, ConfigFaults> {
-        load::member(Some(self), environment)
     }
 }
 

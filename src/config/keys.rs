@@ -1,9 +1,9 @@
 //! The one table of keys: every setting there is, with its path, variable, form, default and meaning.
 //!
 //! Everything that knows a key knows it from here: reading file and environment, the hints for unknown names, the
-//! output of `netring check`, and the manual. To add a key, add it to the table and read it in `load`; tests hold that
-//! both and the samples in `config/` agree. To rename one, change its path and list the old one by `formerly`: file and
-//! variable of that name are still read, with a warning.
+//! output of `netring check`, and the manual. To add a key, add it to the table and read it in `load`; tests check that
+//! both and the samples in `config/` agree. To rename one, change its path and list the old one by `formerly`: the file
+//! and the variable may still use that name, with a warning.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::form::network::{Address, AdvertiseIp, AdvertiseSource, Endpoint, HostOrSocket, Network, Statuses, Url};
+use super::form::network::{
+    Address, AdvertiseIp, AdvertisePort, AdvertiseSource, Endpoint, HostOrSocket, Network, PortSource, Statuses, Url,
+};
 use super::form::text::{FilePath, Identity, Level, LocationName, Name, SecretText};
-use super::form::{Anything, Choice, Form, List, Time, Whole};
-use super::{LogFormat, RegistryUrl, Secret, StatusRanges};
+use super::form::{Anything, Choice, Form, List, Size, Time, Whole};
+use super::level::LogLevel;
+use super::settings::{LogFormat, RegistryUrl, Secret};
+use crate::probe::StatusRanges;
 use crate::wire::{InstanceId, Location};
 
 /// What there is to say about one key.
@@ -23,7 +27,7 @@ use crate::wire::{InstanceId, Location};
 pub struct Key {
     /// Its path in the file, such as `member.checks.tcp_timeout`.
     pub path: &'static str,
-    /// The environment variable that goes before the file.
+    /// The environment variable that overrides the file.
     pub environment: String,
     /// What a value may be, to stand after "expected".
     pub expects: String,
@@ -97,7 +101,7 @@ impl<T> Setting<T> {
         Self { formerly: paths, ..self }
     }
 
-    /// The variable that goes before the file: `NETRING_` and the path, unless it has a name of its own.
+    /// The variable that overrides the file: `NETRING_` and the path, unless it has a name of its own.
     pub(super) fn environment(&self) -> String {
         self.variable.map_or_else(|| by_rule(self.path), Into::into)
     }
@@ -150,13 +154,13 @@ const fn unused(path: &'static str) -> Setting<()> {
             path,
             &Anything,
             KeyDefault::Unset,
-            "Accepted and unused: a member speaks to the registry alone.",
+            "Accepted and unused: a member talks to the registry, never to Redis.",
         )
     }
 }
 
 /// The order is that of the documentation and of `netring check`: registry, member, log.
-static TABLE: [&dyn Described; 36] = [
+static TABLE: [&dyn Described; 38] = [
     &REDIS_HOST,
     &REDIS_PORT,
     &REDIS_DB,
@@ -186,10 +190,12 @@ static TABLE: [&dyn Described; 36] = [
     &MEMBER_SERVER.port,
     &MEMBER_SERVER.max_connections,
     &ADVERTISE_IP,
+    &ADVERTISE_PORT,
     &TCP_TIMEOUT,
     &HTTP_TIMEOUT,
     &HTTP_ENDPOINTS,
     &HTTP_OK_STATUS,
+    &HTTP_BODY_LIMIT,
     &MAX_IN_FLIGHT,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -201,7 +207,7 @@ const fn millis(from: u64, to: u64) -> Time {
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const INTERVAL: Time = millis(1000, DAY_MS);
-/// The upper end of a probe's time limit is the check interval, which the loader holds it to.
+/// What a probe's time limit may be in itself; the loader also lowers it to fit the check interval.
 const PROBE_LIMIT: Time = millis(100, DAY_MS);
 const PORT: Whole = Whole { from: 1, to: 65_535 };
 const CONNECTIONS: Whole = Whole { from: 1, to: 1_000_000 };
@@ -268,15 +274,15 @@ const fn server(host: &'static str, port: &'static str, max_connections: &'stati
         host: Setting::new(
             host,
             &Address,
-            KeyDefault::Value("0.0.0.0"),
-            "The address to listen on; \"::\" serves IPv4 and IPv6.",
+            KeyDefault::Unset,
+            "The address to listen on; \"0.0.0.0\" is all of IPv4, null all of IPv4 and IPv6.",
         ),
         port: Setting::new(port, &PORT, KeyDefault::Value("8756"), "The port to listen on."),
         max_connections: Setting::new(
             max_connections,
             &CONNECTIONS,
             KeyDefault::Unset,
-            "How many connections may be open at once; null sizes it from the limit of file descriptors.",
+            "How many connections may be open at once; null derives it from the limit of file descriptors.",
         ),
     }
 }
@@ -295,7 +301,7 @@ pub(super) static CLEANUP_INTERVAL: Setting<Duration> = Setting::new(
     "registry.cleanup_interval",
     &INTERVAL,
     KeyDefault::Value("60s"),
-    "How often what dead members left is tidied away; none is listed past its time whatever this says.",
+    "How often expired members are removed from the store; whatever this is, none is listed past its time.",
 );
 
 pub(super) static ALLOWED_NETWORKS: Setting<Vec<IpNet>> = Setting::new(
@@ -376,18 +382,27 @@ pub(super) static ADVERTISE_IP: Setting<AdvertiseSource> = Setting::new(
     "The address to register: auto is the one the kernel uses towards the registry, env:NAME the one in a variable.",
 );
 
+pub(super) static ADVERTISE_PORT: Setting<PortSource> = Setting::new(
+    "member.server.advertise_port",
+    &AdvertisePort,
+    KeyDefault::Unset,
+    "The port to register, where a NAT or a port mapping gives this member another one than it listens on; null \
+     registers the port it listens on.",
+);
+
 pub(super) static TCP_TIMEOUT: Setting<Duration> = Setting::new(
     "member.checks.tcp_timeout",
     &PROBE_LIMIT,
     KeyDefault::Value("5s"),
-    "The time limit of one TCP probe, at most check_interval; a shorter check_interval shortens the default too.",
+    "The time limit of one TCP probe. It must end before the next probe of its target is due, so a limit above \
+     check_interval less 10 % (at most 500ms) is lowered to that.",
 );
 
 pub(super) static HTTP_TIMEOUT: Setting<Duration> = Setting::new(
     "member.checks.http_timeout",
     &PROBE_LIMIT,
     KeyDefault::Value("10s"),
-    "The time limit of one HTTP probe with its redirects; for the rest as tcp_timeout.",
+    "The time limit of one HTTP probe with its redirects; lowered like tcp_timeout.",
 );
 
 pub(super) static HTTP_ENDPOINTS: Setting<Vec<String>> = Setting::new(
@@ -404,20 +419,27 @@ pub(super) static HTTP_OK_STATUS: Setting<StatusRanges> = Setting::new(
     "The HTTP statuses that count as connected.",
 );
 
+pub(super) static HTTP_BODY_LIMIT: Setting<usize> = Setting::new(
+    "member.checks.http_body_limit",
+    &Size { from: 1024, to: 1024 * 1024 },
+    KeyDefault::Value("16KiB"),
+    "How much of an answer's body an HTTP probe reads before it closes the connection.",
+);
+
 pub(super) static MAX_IN_FLIGHT: Setting<NonZeroUsize> = Setting::new(
     "member.checks.max_in_flight",
     &CONNECTIONS,
     KeyDefault::Unset,
-    "How many probes may be in flight at once; null sizes it from the limit of file descriptors.",
+    "How many probes may be in flight at once; null derives it from the limit of file descriptors.",
 );
 
-pub(super) static LOG_LEVEL: Setting<String> =
+pub(super) static LOG_LEVEL: Setting<LogLevel> =
     Setting::new("log.level", &Level, KeyDefault::Value("info"), "Which events are logged.").variable("LOG_LEVEL");
 
 pub(super) static LOG_FORMAT: Setting<LogFormat> = Setting::new(
     "log.format",
     &Choice(&[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]),
     KeyDefault::Value("auto"),
-    "The form of log lines: auto is the journal's own where stderr is the journal, text elsewhere.",
+    "The form of log lines: auto is the journal's own protocol where stderr is the journal, text elsewhere.",
 )
 .variable("LOG_FORMAT");

@@ -1,24 +1,27 @@
-//! From file and environment to the settings of one role, with what concerns more than one key: time limits against
-//! the interval, the places a password may come from, and whether there is a Redis at all.
+//! From file and environment to the settings of one role, with the checks that concern more than one key: time limits
+//! and the interval, the listener and the registered address, the places a password may come from, and whether there is
+//! a Redis at all.
 //!
-//! Each function asks for all of its keys before it gives up over one, so that every fault is found in one run.
+//! Each function asks for all of its keys before it returns a fault of one, so that one run finds every fault.
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::environment::{self, Environment};
 use super::fault::{ConfigFaults, Fault, shown};
 use super::file::{ConfigFile, Unreadable, read_text};
-use super::form::network::AdvertiseSource;
+use super::form::network::{AdvertisePort, AdvertiseSource, PortSource};
 use super::form::text::SecretText;
 use super::form::time;
 use super::keys::{self, ServerKeys, Setting};
-use super::source::{Faulty, Found, Reader, Source, default_of};
-use super::{
-    Advertise, Checks, Environment, Intervals, Loaded, LogSettings, MemberSettings, RedisSettings, RegistryLink,
-    RegistrySettings, Role, Secret, ServerSettings, environment,
+use super::settings::{
+    Advertise, Checks, Intervals, LogSettings, MemberSettings, RedisSettings, RegistryLink, RegistrySettings, Role,
+    Secret, ServerSettings, longest_probe,
 };
+use super::source::{Effective, Faulty, Found, Reader, Source, default_of};
 use crate::wire::member_address;
 
 /// The name of the systemd credential that holds the password of Redis.
@@ -26,6 +29,20 @@ const CREDENTIAL: &str = "redis-password";
 
 /// The largest file with a password that is read, in bytes.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
+
+/// Settings, and how they came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded<T> {
+    /// What to run by.
+    pub settings: T,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// What is valid but unlikely to be meant, each a line for the log.
+    pub warnings: Vec<String>,
+    /// The value in force of each key, in the order of [`keys()`](super::keys()); without Redis, `registry.redis` is
+    /// null in place of its keys.
+    pub effective: Vec<Effective>,
+}
 
 /// Reads what a registry runs by.
 ///
@@ -59,10 +76,10 @@ pub fn load_member(
     member(open(path, default_file)?.as_ref(), environment)
 }
 
-/// Where a daemon of this role listens by its configuration, for whoever wants to speak to it on its own host.
+/// Where a daemon of this role listens by its configuration, for a client on the same host.
 ///
-/// A daemon that runs may have read another file than the one that is there now. So what is wrong with it is passed on
-/// beside the address, with the default in the place of what cannot be read; what concerns other keys is left out.
+/// A running daemon may have read another file than the one that is there now. So the faults of host and port are
+/// returned beside the address, which has the default in place of a faulty value; faults of other keys are left out.
 #[must_use]
 pub fn listening_address(
     role: Role,
@@ -78,17 +95,13 @@ pub fn listening_address(
         Role::Member => &keys::MEMBER_SERVER,
     };
     let mut reader = Reader::new(role, file.as_ref(), environment);
-    let (host, port) = (reader.value(&keys.host), reader.value(&keys.port));
+    let (host, port) = (reader.optional(&keys.host), reader.value(&keys.port));
     let (_, _, faults) = reader.finish();
     let ours = |fault: &Fault| keys.host.is_named(&fault.subject) || keys.port.is_named(&fault.subject);
     let faults = ConfigFaults::collect(faults.into_iter().filter(ours).collect());
-    let host = host.unwrap_or_else(|Faulty| default(&keys.host));
-    let port = port.unwrap_or_else(|Faulty| default(&keys.port));
+    let host = host.ok().flatten().unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    let port = port.unwrap_or_else(|Faulty| default_of(&keys.port).expect("a server has a default port"));
     (SocketAddr::new(host, port.get()), unreadable.or(faults))
-}
-
-fn default<T>(setting: &Setting<T>) -> T {
-    default_of(setting).expect("a server has a default address")
 }
 
 fn open(path: Option<&Path>, default_file: &Path) -> Result<Option<ConfigFile>, ConfigFaults> {
@@ -99,6 +112,24 @@ fn open(path: Option<&Path>, default_file: &Path) -> Result<Option<ConfigFile>, 
             _ => ConfigFile::read(default_file).map(Some),
         },
     }
+}
+
+/// The settings of a registry from a file that has been read, and the environment.
+///
+/// # Errors
+///
+/// Every fault of the file, its section for the registry, and the variables.
+pub fn registry_from(file: &ConfigFile, environment: &Environment) -> Result<Loaded<RegistrySettings>, ConfigFaults> {
+    registry(Some(file), environment)
+}
+
+/// The settings of a member from a file that has been read, and the environment.
+///
+/// # Errors
+///
+/// Every fault of the file, its section for the member, and the variables.
+pub fn member_from(file: &ConfigFile, environment: &Environment) -> Result<Loaded<MemberSettings>, ConfigFaults> {
+    member(Some(file), environment)
 }
 
 pub(super) fn registry(
@@ -123,7 +154,7 @@ pub(super) fn member(
         .collect();
     let warnings = match unused.as_slice() {
         [] => Vec::new(),
-        unused => vec![format!("set but unused, a member speaks to the registry alone: {}", unused.join(", "))],
+        unused => vec![format!("set but unused, a member talks to the registry only: {}", unused.join(", "))],
     };
     finish(reader, file, settings, warnings)
 }
@@ -139,7 +170,7 @@ pub(super) fn finish<T>(
     match (ConfigFaults::collect(faults), settings) {
         (Some(faults), _) => Err(faults),
         (None, Ok(settings)) => Ok(Loaded { settings, file: file.map(|file| file.path.clone()), warnings, effective }),
-        (None, Err(Faulty)) => unreachable!("whoever finds a value faulty notes why"),
+        (None, Err(Faulty)) => unreachable!("the reader records a fault wherever it returns Faulty"),
     }
 }
 
@@ -183,7 +214,7 @@ fn redis(reader: &mut Reader<'_>) -> Result<Option<RedisSettings>, Faulty> {
     }))
 }
 
-/// The password of Redis. What a variable says goes before what the file says, and both before the credential.
+/// The password of Redis. A variable overrides the file, and both override the credential.
 fn password(reader: &mut Reader<'_>) -> Result<Option<Secret>, Faulty> {
     let (password, file) = (reader.look(&keys::REDIS_PASSWORD), reader.look(&keys::REDIS_PASSWORD_FILE));
     let (password, file) = (password?, file?);
@@ -239,7 +270,7 @@ fn secret_of(path: &Path) -> Result<Option<Secret>, String> {
 }
 
 fn server(reader: &mut Reader<'_>, keys: &ServerKeys) -> Result<ServerSettings, Faulty> {
-    let host = reader.value(&keys.host);
+    let host = reader.optional(&keys.host);
     let port = reader.value(&keys.port);
     let max_connections = reader.optional(&keys.max_connections);
     Ok(ServerSettings { host: host?, port: port?, max_connections: max_connections? })
@@ -260,11 +291,16 @@ fn member_settings(reader: &mut Reader<'_>) -> Result<MemberSettings, Faulty> {
     let check = reader.value(&keys::CHECK_INTERVAL);
     let heartbeat = reader.value(&keys::HEARTBEAT_INTERVAL);
     let server = server(reader, &keys::MEMBER_SERVER);
-    let advertise_ip = advertise(reader);
+    let advertise_ip = advertise_ip(reader);
+    let advertise_port = advertise_port(reader);
+    if let (Ok(server), Ok(advertised), Ok(url)) = (&server, &advertise_ip, &url) {
+        warn_about_unreachable_address(reader, server.host, advertised, &url.host);
+    }
     let tcp_timeout = probe_limit(reader, &keys::TCP_TIMEOUT, check);
     let http_timeout = probe_limit(reader, &keys::HTTP_TIMEOUT, check);
     let http_endpoints = reader.value(&keys::HTTP_ENDPOINTS);
     let http_ok_status = reader.value(&keys::HTTP_OK_STATUS);
+    let http_body_limit = reader.value(&keys::HTTP_BODY_LIMIT);
     let max_in_flight = reader.optional(&keys::MAX_IN_FLIGHT);
     let log = log(reader);
     Ok(MemberSettings {
@@ -273,52 +309,130 @@ fn member_settings(reader: &mut Reader<'_>) -> Result<MemberSettings, Faulty> {
         registry: RegistryLink { url: url?, timeout: timeout? },
         intervals: Intervals { poll: poll?, check: check?, heartbeat: heartbeat? },
         server: server?,
-        advertise_ip: advertise_ip?,
+        advertise_ip: advertise_ip?.value,
+        advertise_port: advertise_port?,
         checks: Checks {
             tcp_timeout: tcp_timeout?,
             http_timeout: http_timeout?,
             http_endpoints: http_endpoints?,
             http_ok_status: http_ok_status?,
+            http_body_limit: http_body_limit?,
             max_in_flight: max_in_flight?,
         },
         log: log?,
     })
 }
 
-/// A probe ends before the next one of its target is due.
+/// The time limit of a probe, lowered where it leaves no margin to the check interval.
 fn probe_limit(
     reader: &mut Reader<'_>,
     setting: &Setting<Duration>,
     check_interval: Result<Duration, Faulty>,
 ) -> Result<Duration, Faulty> {
-    let found = reader.found_or(setting, |default| default.min(check_interval.unwrap_or(default)))?;
+    let mut found = reader.look_or_default(setting)?;
     let interval = check_interval?;
-    if found.value > interval {
-        let problem = format!(
-            "expected a time limit of at most {} ({}), got {}",
-            keys::CHECK_INTERVAL.path,
-            time(interval),
-            time(found.value)
-        );
-        reader.fault(setting, &found.source, problem);
-        return Err(Faulty);
+    let longest = longest_probe(interval);
+    if found.value > longest {
+        if found.source != Source::Default {
+            let text = format!(
+                "{} is too long for {} {}, because a probe must end before the next one of its target is due; the \
+                 limit in force is {}",
+                time(found.value),
+                keys::CHECK_INTERVAL.path,
+                time(interval),
+                time(longest)
+            );
+            reader.warn(setting, &found.source, text);
+        }
+        found.value = longest;
     }
+    reader.note(setting, Some(&found));
     Ok(found.value)
 }
 
-fn advertise(reader: &mut Reader<'_>) -> Result<Advertise, Faulty> {
-    let found = reader.found(&keys::ADVERTISE_IP)?;
-    let name = match found.value {
-        AdvertiseSource::Auto => return Ok(Advertise::Auto),
-        AdvertiseSource::Address(ip) => return Ok(Advertise::Address(ip)),
+fn advertise_ip(reader: &mut Reader<'_>) -> Result<Found<Advertise>, Faulty> {
+    let Found { value, source } = reader.found(&keys::ADVERTISE_IP)?;
+    let name = match value {
+        AdvertiseSource::Auto => return Ok(Found { value: Advertise::Auto, source }),
+        AdvertiseSource::Address(ip) => return Ok(Found { value: Advertise::Address(ip), source }),
         AdvertiseSource::Variable(name) => name,
     };
-    let held = environment::value(reader.environment, &name);
-    if let Some(ip) = held.and_then(member_address) {
-        return Ok(Advertise::Address(ip));
+    let held = environment::named(reader.environment, &name);
+    let got = match held.map(member_address) {
+        Some(Ok(ip)) => return Ok(Found { value: Advertise::Address(ip), source }),
+        Some(Err(why)) => format!("{}{}", held.map_or_else(String::new, shown), why.advice()),
+        None => "nothing".into(),
+    };
+    let problem = format!("expected the variable {name} to hold the IPv4 or IPv6 address of one host, got {got}");
+    reader.fault(&keys::ADVERTISE_IP, &source, problem);
+    Err(Faulty)
+}
+
+fn advertise_port(reader: &mut Reader<'_>) -> Result<Option<NonZeroU16>, Faulty> {
+    let found = reader.look(&keys::ADVERTISE_PORT)?;
+    reader.note(&keys::ADVERTISE_PORT, found.as_ref());
+    let Some(Found { value, source }) = found else { return Ok(None) };
+    let name = match value {
+        PortSource::Port(port) => return Ok(Some(port)),
+        PortSource::Variable(name) => name,
+    };
+    let held = environment::named(reader.environment, &name);
+    if let Some(port) = held.and_then(AdvertisePort::of_text) {
+        return Ok(Some(port));
     }
     let held = held.map_or("nothing".into(), shown);
-    let problem = format!("expected the variable {name} to hold the IPv4 or IPv6 address of one host, got {held}");
-    reader.fault(&keys::ADVERTISE_IP, &found.source, problem);
+    let problem = format!("expected the variable {name} to hold a whole number from 1 to 65535, got {held}");
+    reader.fault(&keys::ADVERTISE_PORT, &source, problem);
     Err(Faulty)
+}
+
+/// Warns where the address that the member registers is not one that its listener can be reached at. It compares the
+/// families and the loopback interface only: another address of the same family may lead here through a NAT.
+fn warn_about_unreachable_address(
+    reader: &mut Reader<'_>,
+    host: Option<IpAddr>,
+    advertised: &Found<Advertise>,
+    registry: &str,
+) {
+    let Some(host) = host else { return };
+    let ours = keys::MEMBER_SERVER.host.path;
+    let either = format!("set {ours} to an address that the others can reach, or leave it unset");
+    let text = match (advertised.value, registry.parse::<IpAddr>()) {
+        (Advertise::Address(ip), _) if host.is_loopback() && !ip.is_loopback() => format!(
+            "{ip} cannot be reached by the other members, because {ours} is {host} and accepts connections of this host \
+             only; {either}"
+        ),
+        (Advertise::Address(ip), _) if ip.is_loopback() && !host.is_loopback() && !host.is_unspecified() => format!(
+            "{ip} cannot be reached by any member, because {ours} is {host} and does not listen there; register {host} \
+             or leave {ours} unset"
+        ),
+        (Advertise::Address(ip), _) if !accepts(host, ip) => format!(
+            "{ip} cannot be reached by the other members, because {ours} is {host} and accepts {} only; leave {ours} \
+             unset to accept both IPv4 and IPv6, or register an {} address",
+            family(host),
+            family(host)
+        ),
+        // Only other hosts can be members of a ring whose registry is on another host.
+        (Advertise::Auto, Ok(registry)) if host.is_loopback() && !registry.is_loopback() => format!(
+            "{host} would be registered, which the other members cannot reach, because it is the address of {ours}; {either}"
+        ),
+        (Advertise::Auto, Ok(registry)) if host.is_unspecified() && !accepts(host, registry) => format!(
+            "no address can be registered, because the registry is reached by {} and {ours} is {host}, which accepts {} \
+             only; leave {ours} unset to accept both IPv4 and IPv6, or register an {} address",
+            family(registry),
+            family(host),
+            family(host)
+        ),
+        _ => return,
+    };
+    reader.warn(&keys::ADVERTISE_IP, &advertised.source, text);
+}
+
+/// Whether a listener at `host` is of a family that accepts connections to `ip`: `::` accepts both.
+fn accepts(host: IpAddr, ip: IpAddr) -> bool {
+    host == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || host.is_ipv4() == ip.is_ipv4()
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }

@@ -1,22 +1,23 @@
-//! Finding the value of a key: environment over file over default, with every fault on the way kept.
+//! Finding the value of a key: the environment overrides the file, the file the default; all faults are collected.
 //!
-//! A [`Reader`] is asked key by key. It answers with a value or with [`Faulty`], after having noted why, so that the
-//! caller goes on and one run finds all faults. A value in the file is checked also where a variable goes before it. It
-//! keeps for each key what is in force and where that came from.
+//! A [`Reader`] is asked key by key. It answers with a value, or with [`Faulty`] after it has recorded the fault, so that
+//! the caller can go on and one run finds all faults. A value in the file is checked even where a variable overrides it.
+//! The reader records for each key the value in force and where it came from.
 //!
-//! A key that has been renamed is found by its former names too, with a warning for each place that has one. The former and
-//! the present name together are a fault, in the file and among the variables: one of the two would go unheard.
+//! A key that has been renamed is found by its former names too, with a warning for each place that uses one. The former
+//! and the present name together are a fault, in the file as among the variables, because one of the two would be ignored.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::environment::{self, Environment};
 use super::fault::{Fault, Position, shown_key};
 use super::file::ConfigFile;
 use super::form::{Wrong, got};
 use super::keys::{Key, KeyDefault, Setting, keys};
 use super::nearest::{alike, nearest};
+use super::settings::Role;
 use super::yaml::{Content, Entry, Node};
-use super::{Effective, Environment, Role, environment};
 
 /// How many faults are enough: a file with more of them is no configuration, and need not be searched to its end.
 const FAULTS_MAX: usize = 1000;
@@ -48,7 +49,18 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value could not be had; the reader has noted why.
+/// One key as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Its path.
+    pub key: &'static str,
+    /// Its value as the file could hold it; a secret is masked.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// There is no usable value; the reader has recorded why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Faulty;
 
@@ -62,9 +74,9 @@ pub(super) struct Found<T> {
 enum Entered<'f> {
     /// Nothing; the place is that of the nearest thing above, or of the null that says so.
     Nothing(Option<Position>),
-    /// Something that has been found faulty already.
+    /// Something whose fault has been recorded already.
     Refused,
-    /// This.
+    /// This value.
     Value(&'f Node),
 }
 
@@ -77,17 +89,17 @@ pub(super) struct Reader<'a> {
     faults: Vec<Fault>,
     warnings: Vec<String>,
     effective: Vec<Effective>,
-    /// Keys and sections whose absence needs no words, because an unknown name was taken for them.
+    /// Keys and sections whose absence is not reported, because an unknown name was taken for a misspelling of them.
     explained: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    /// Begins: every name in the file and the environment is compared with the known ones.
+    /// Starts reading: every name in the file and the environment is compared with the known ones.
     pub(super) fn new(role: Role, file: Option<&'a ConfigFile>, environment: &'a Environment) -> Self {
         Self::over(keys(), role, file, environment)
     }
 
-    /// As [`Self::new`], where these are the keys that are known.
+    /// Like [`Self::new`], with other known keys.
     pub(super) fn over(
         mut keys: Vec<Key>,
         role: Role,
@@ -107,7 +119,7 @@ impl<'a> Reader<'a> {
         reader
     }
 
-    /// Ends: the values in force in the order of the table, the warnings, and the faults.
+    /// Ends reading: the values in force in the order of the table, the warnings, and the faults.
     pub(super) fn finish(mut self) -> (Vec<Effective>, Vec<String>, Vec<Fault>) {
         let order = |path| self.keys.iter().position(|key| key.path == path);
         self.effective.sort_by_key(|effective| order(effective.key));
@@ -159,24 +171,20 @@ impl<'a> Reader<'a> {
 
     /// Like [`Self::value`], with where it came from.
     pub(super) fn found<T>(&mut self, setting: &Setting<T>) -> Result<Found<T>, Faulty> {
-        self.found_or(setting, |default| default)
-    }
-
-    /// Like [`Self::found`], where the default depends on another key.
-    pub(super) fn found_or<T>(
-        &mut self,
-        setting: &Setting<T>,
-        adjust: impl FnOnce(T) -> T,
-    ) -> Result<Found<T>, Faulty> {
-        let found = match self.look(setting)? {
-            Some(found) => found,
-            None => match default_of(setting) {
-                Some(value) => Found { value: adjust(value), source: Source::Default },
-                None => return self.missing(setting),
-            },
-        };
+        let found = self.look_or_default(setting)?;
         self.note(setting, Some(&found));
         Ok(found)
+    }
+
+    /// Like [`Self::found`], but does not record the value: the caller may still change it.
+    pub(super) fn look_or_default<T>(&mut self, setting: &Setting<T>) -> Result<Found<T>, Faulty> {
+        match self.look(setting)? {
+            Some(found) => Ok(found),
+            None => match default_of(setting) {
+                Some(value) => Ok(Found { value, source: Source::Default }),
+                None => self.missing(setting),
+            },
+        }
     }
 
     /// The value of a key that may stay unset.
@@ -186,7 +194,7 @@ impl<'a> Reader<'a> {
         Ok(found.map(|found| found.value))
     }
 
-    /// What file or environment say of a key, without its default and without taking note.
+    /// The value of a key in the environment or the file, without its default. It is not recorded.
     pub(super) fn look<T>(&mut self, setting: &Setting<T>) -> Result<Option<Found<T>>, Faulty> {
         let variable = std::iter::once(setting.environment())
             .chain(setting.former_environment())
@@ -258,18 +266,29 @@ impl<'a> Reader<'a> {
         !matches!(self.entered(path), Entered::Nothing(_)) || self.keys.iter().filter(under).any(given)
     }
 
-    /// Notes a fault of a value that is right by itself, where it came from.
+    /// Records a fault of a value that is right by itself, with the place it came from.
     pub(super) fn fault<T>(&mut self, setting: &Setting<T>, source: &Source, problem: String) {
-        self.faults.push(match source {
+        let fault = self.remark(setting, source, problem);
+        self.faults.push(fault);
+    }
+
+    /// Records a warning about a value, with the place it came from.
+    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, source: &Source, text: String) {
+        let warning = self.remark(setting, source, text).to_string();
+        self.warnings.push(warning);
+    }
+
+    fn remark<T>(&self, setting: &Setting<T>, source: &Source, problem: String) -> Fault {
+        match source {
             Source::File(path, position) => Fault::at(path, *position, self.written(setting), problem),
             Source::Environment(name) => Fault::variable(name, problem),
             Source::Default => Fault::variable(setting.environment(), problem),
             Source::PasswordFile(path) => Fault::file(path, problem),
             Source::Credential(_) => Fault::variable("CREDENTIALS_DIRECTORY", problem),
-        });
+        }
     }
 
-    /// Notes what is in force for a key.
+    /// Records what is in force for a key.
     pub(super) fn note<T>(&mut self, setting: &Setting<T>, found: Option<&Found<T>>) {
         let (value, source) = match found {
             Some(found) => (setting.form.show(&found.value), found.source.clone()),
@@ -278,7 +297,7 @@ impl<'a> Reader<'a> {
         self.effective.push(Effective { key: setting.path, value, source });
     }
 
-    /// Notes that an optional section is not there, in place of its keys.
+    /// Records that an optional section is not there, in place of its keys.
     pub(super) fn note_absent(&mut self, section: &'static str) {
         self.effective.push(Effective { key: section, value: "null".into(), source: Source::Default });
     }

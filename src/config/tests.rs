@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::Path;
+use std::time::Duration;
 
 use super::*;
+use crate::probe::StatusRanges;
 use proptest::prelude::*;
 
 const SEED_REGISTRY: &str = r#"registry:
@@ -62,11 +66,11 @@ fn file(text: &str) -> ConfigFile {
 }
 
 fn registry(text: &str, pairs: &[(&str, &str)]) -> Result<Loaded<RegistrySettings>, ConfigFaults> {
-    file(text).registry(&variables(pairs))
+    registry_from(&file(text), &variables(pairs))
 }
 
 fn member(text: &str, pairs: &[(&str, &str)]) -> Result<Loaded<MemberSettings>, ConfigFaults> {
-    file(text).member(&variables(pairs))
+    member_from(&file(text), &variables(pairs))
 }
 
 fn effective<T>(loaded: &Loaded<T>, key: &str) -> (String, String) {
@@ -77,11 +81,13 @@ fn effective<T>(loaded: &Loaded<T>, key: &str) -> (String, String) {
 const MINIMAL: &str = "member:\n  location: here\n  registry:\n    url: http://r:8756\n";
 
 fn default_log() -> LogSettings {
-    LogSettings { level: "info".into(), format: LogFormat::Auto }
+    LogSettings { level: "info".parse().unwrap(), format: LogFormat::Auto }
 }
 
-fn default_server() -> ServerSettings {
-    ServerSettings { host: "0.0.0.0".parse().unwrap(), port: crate::wire::DEFAULT_PORT, max_connections: None }
+/// The default port, and no address unless the file names one.
+fn server(host: Option<&str>) -> ServerSettings {
+    let host = host.map(|host| host.parse().unwrap());
+    ServerSettings { host, port: crate::wire::DEFAULT_PORT, max_connections: None }
 }
 
 #[test]
@@ -98,7 +104,7 @@ fn the_registry_block_of_the_users_own_words_loads_unchanged() {
                 password: None,
                 timeout: Duration::from_secs(1),
             }),
-            server: default_server(),
+            server: server(Some("0.0.0.0")),
             member_ttl: Duration::from_secs(300),
             cleanup_interval: Duration::from_secs(60),
             allowed_networks: Vec::new(),
@@ -126,13 +132,15 @@ fn the_member_block_of_the_users_own_words_loads_unchanged_and_names_what_is_unu
                 check: Duration::from_secs(60),
                 heartbeat: Duration::from_secs(45),
             },
-            server: default_server(),
+            server: server(Some("0.0.0.0")),
             advertise_ip: Advertise::Auto,
+            advertise_port: None,
             checks: Checks {
                 tcp_timeout: Duration::from_secs(5),
                 http_timeout: Duration::from_secs(10),
                 http_endpoints: vec!["/health".into(), "/metrics".into()],
                 http_ok_status: StatusRanges(vec![(100, 499)]),
+                http_body_limit: 16 * 1024,
                 max_in_flight: None,
             },
             log: default_log(),
@@ -161,7 +169,8 @@ fn a_member_starts_from_the_environment_alone() {
     assert_eq!(loaded.file, None);
     assert_eq!(loaded.settings.location.as_str(), "eu1");
     assert_eq!(loaded.settings.registry.url.base, "http://r:8756");
-    assert_eq!(loaded.settings.log.level, "debug");
+    assert_eq!(loaded.settings.log.level.to_string(), "debug");
+    assert_eq!(loaded.settings.server, server(None));
     assert_eq!(effective(&loaded, "member.location"), ("eu1".into(), "environment MEMBER_LOCATION".into()));
 
     let faults = load_member(None, nowhere, &Environment::new()).unwrap_err().to_string();
@@ -177,7 +186,7 @@ fn a_registry_without_a_file_keeps_the_roster_itself() {
     let nowhere = Path::new("/nowhere/registry.yaml");
     let loaded = load_registry(None, nowhere, &Environment::new()).unwrap();
     assert_eq!(loaded.settings.redis, None);
-    assert_eq!(loaded.settings.server, default_server());
+    assert_eq!(loaded.settings.server, server(None));
 }
 
 #[test]
@@ -216,6 +225,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("member.location", _) => "here",
             ("member.registry.url", _) => "http://r",
             ("registry.allowed_networks", _) => "10.0.0.0/8",
+            ("registry.server.host" | "member.server.host", _) => "::",
             ("registry.redis.password_file", _) => "/dev/null",
             (_, KeyDefault::Value(text)) => text,
             _ => "7",
@@ -268,22 +278,147 @@ fn no_two_keys_share_a_path_or_a_variable_now_or_formerly() {
 }
 
 #[test]
-fn a_default_time_limit_shrinks_with_the_interval_and_a_given_one_does_not() {
-    let with = |more: &str| member(&format!("{MINIMAL}  intervals:\n    check_interval: 2\n{more}"), &[]);
-    let loaded = with("").unwrap();
-    assert_eq!(loaded.settings.checks.http_timeout, Duration::from_secs(2));
-    assert_eq!(effective(&loaded, "member.checks.tcp_timeout"), ("2s".into(), "default".into()));
-    let faults = with("  checks: {http_timeout: 10}\n").unwrap_err().to_string();
-    assert!(faults.contains("member.checks.http_timeout") && faults.contains("check_interval (2s)"), "{faults}");
+fn a_time_limit_leaves_a_margin_before_the_next_probe() {
+    let with = |interval: &str, more: &str| {
+        member(&format!("{MINIMAL}  intervals:\n    check_interval: {interval}\n{more}"), &[]).unwrap()
+    };
+    for (interval, tcp, http) in [
+        ("60", "5s", "10s"),
+        ("11", "5s", "10s"),
+        ("10", "5s", "9.5s"),
+        ("5", "4.5s", "4.5s"),
+        ("2", "1.8s", "1.8s"),
+        ("1", "900ms", "900ms"),
+    ] {
+        let loaded = with(interval, "");
+        assert_eq!(effective(&loaded, "member.checks.tcp_timeout"), (tcp.into(), "default".into()));
+        assert_eq!(effective(&loaded, "member.checks.http_timeout"), (http.into(), "default".into()));
+        assert_eq!(loaded.warnings, [""; 0], "a default is not the operator's");
+        assert!(loaded.settings.checks.http_timeout < loaded.settings.intervals.check);
+    }
+    assert_eq!(with("2", "  checks: {tcp_timeout: 1800ms, http_timeout: 0.5}\n").warnings, [""; 0], "what fits");
+}
+
+#[test]
+fn a_time_limit_that_reaches_into_the_next_probe_is_lowered_with_a_warning() {
+    let text = format!("{MINIMAL}  intervals:\n    check_interval: 5\n  checks:\n    http_timeout: 10\n");
+    let loaded = member(&text, &[]).unwrap();
+    assert_eq!(loaded.settings.checks.http_timeout, Duration::from_millis(4500));
+    assert_eq!(effective(&loaded, "member.checks.http_timeout"), ("4.5s".into(), "netring.yaml:8".into()));
+    let why = "10s is too long for member.intervals.check_interval 5s, because a probe must end before the next one of its \
+               target is due; the limit in force is 4.5s";
+    assert_eq!(loaded.warnings, [format!("netring.yaml:8:19: member.checks.http_timeout: {why}")]);
+
+    let loaded = member(&text.replace("10", "1"), &[("NETRING_MEMBER_CHECKS_HTTP_TIMEOUT", "10s")]).unwrap();
+    assert_eq!(loaded.settings.checks.http_timeout, Duration::from_millis(4500));
+    assert_eq!(loaded.warnings, [format!("environment: NETRING_MEMBER_CHECKS_HTTP_TIMEOUT: {why}")]);
 }
 
 #[test]
 fn an_advertised_address_may_come_from_a_variable() {
-    let text = format!("{MINIMAL}  server: {{advertise_ip: \"env:POD_IP\"}}\n");
-    let advertised = |pairs: &[(&str, &str)]| member(&text, pairs).map(|loaded| loaded.settings.advertise_ip);
-    assert_eq!(advertised(&[("POD_IP", "10.1.2.3")]).unwrap(), Advertise::Address("10.1.2.3".parse().unwrap()));
-    for pairs in [&[("POD_IP", "0.0.0.0")], &[("POD_IP", "")], &[("OTHER", "10.1.2.3")]] {
-        assert!(advertised(pairs).unwrap_err().to_string().contains("the variable POD_IP"));
+    for name in ["POD_IP", "NETRING_SERVICE_HOST"] {
+        let text = format!("{MINIMAL}  server: {{advertise_ip: \"env:{name}\"}}\n");
+        let advertised = |pairs: &[(&str, &str)]| member(&text, pairs).map(|loaded| loaded.settings.advertise_ip);
+        for (held, meant) in [("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3", "10.1.2.3"), ("fd00::2", "fd00::2")] {
+            assert_eq!(advertised(&[(name, held)]).unwrap(), Advertise::Address(meant.parse().unwrap()));
+        }
+        for pairs in [&[(name, "0.0.0.0")], &[(name, "")], &[("OTHER", "10.1.2.3")]] {
+            assert!(advertised(pairs).unwrap_err().to_string().contains(&format!("the variable {name}")));
+        }
+    }
+}
+
+#[test]
+fn an_advertised_port_is_a_number_or_comes_from_a_variable() {
+    let with = |port: &str, pairs: &[(&str, &str)]| {
+        member(&format!("{MINIMAL}  server: {{advertise_port: {port}}}\n"), pairs)
+            .map(|loaded| (loaded.settings.advertise_port.map(NonZeroU16::get), loaded.settings.server.port.get()))
+            .map_err(|faults| faults.to_string())
+    };
+    assert_eq!(with("null", &[]), Ok((None, 8756)));
+    assert_eq!(with("8757", &[]), Ok((Some(8757), 8756)));
+    assert_eq!(with("8757", &[("NETRING_MEMBER_SERVER_ADVERTISE_PORT", "9000")]), Ok((Some(9000), 8756)));
+    for name in ["HOST_PORT", "NETRING_SERVICE_PORT"] {
+        assert_eq!(with(&format!("\"env:{name}\""), &[(name, "8757")]), Ok((Some(8757), 8756)));
+    }
+    for (held, got) in [(None, "nothing"), (Some(""), "nothing"), (Some("0"), "\"0\""), (Some("+1"), "\"+1\"")] {
+        let pairs: Vec<_> = held.map(|held| ("HOST_PORT", held)).into_iter().collect();
+        assert_eq!(
+            with("env:HOST_PORT", &pairs),
+            Err(format!(
+                "netring.yaml:5:28: member.server.advertise_port: expected the variable HOST_PORT to hold a whole number \
+                 from 1 to 65535, got {got}"
+            ))
+        );
+    }
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_notation_is_the_ipv4_address_everywhere() {
+    let mapped = "::ffff:10.9.0.1";
+    let text = format!(
+        "registry:\n  redis: {{host: \"{mapped}\"}}\n  server: {{host: \"{mapped}\"}}\n  \
+         allowed_networks: [\"::ffff:10.9.0.0/112\"]\nmember:\n  location: a\n  registry: {{url: \"http://[{mapped}]\"}}\n  \
+         server: {{host: \"{mapped}\", advertise_ip: \"{mapped}\"}}\n"
+    );
+    let ip: std::net::IpAddr = "10.9.0.1".parse().unwrap();
+    let loaded = registry(&text, &[]).unwrap().settings;
+    assert_eq!((loaded.server.host, loaded.redis.unwrap().host), (Some(ip), "10.9.0.1".into()));
+    assert!(loaded.allowed_networks[0].contains(&ip));
+    let loaded = member(&text, &[]).unwrap();
+    assert_eq!(loaded.settings.server.host, Some(ip));
+    assert_eq!(loaded.settings.advertise_ip, Advertise::Address(ip));
+    let url = RegistryUrl { base: "http://10.9.0.1".into(), host: "10.9.0.1".into(), port: 80 };
+    assert_eq!(loaded.settings.registry.url, url);
+    assert_eq!(loaded.warnings, [""; 0]);
+    let pairs = [("MEMBER_LOCATION", "a"), ("REGISTRY_URL", "http://[::ffff:10.9.0.1]")];
+    assert_eq!(load_member(None, Path::new("/nowhere"), &variables(&pairs)).unwrap().settings.registry.url, url);
+}
+
+#[test]
+fn a_registered_address_that_the_listener_cannot_be_reached_at_is_a_warning() {
+    let warnings = |host: &str, advertised: &str, registry: &str| {
+        let text = format!(
+            "member:\n  location: a\n  registry: {{url: \"http://{registry}\"}}\n  \
+             server: {{host: {host}, advertise_ip: {advertised}}}\n"
+        );
+        member(&text, &[]).unwrap().warnings
+    };
+    for (host, advertised, registry, why) in [
+        (
+            "0.0.0.0",
+            "\"fd00::2\"",
+            "r",
+            "fd00::2 cannot be reached by the other members, because member.server.host is 0.0.0.0 and accepts IPv4 only; leave member.server.host unset to accept both IPv4 and IPv6",
+        ),
+        ("10.0.0.1", "\"fd00::2\"", "r", "accepts IPv4 only"),
+        ("\"fd00::2\"", "10.0.0.1", "r", "member.server.host is fd00::2 and accepts IPv6 only"),
+        ("127.0.0.1", "10.0.0.1", "r", "accepts connections of this host only"),
+        ("\"::1\"", "\"fd00::2\"", "r", "accepts connections of this host only"),
+        ("10.0.0.1", "127.0.0.1", "r", "127.0.0.1 cannot be reached by any member"),
+        ("127.0.0.1", "auto", "10.0.0.9", "127.0.0.1 would be registered"),
+        ("0.0.0.0", "auto", "[fd00::9]", "no address can be registered, because the registry is reached by IPv6"),
+    ] {
+        let found = warnings(host, advertised, registry);
+        assert_eq!(found.len(), 1, "{host} {advertised} {registry}: {found:?}");
+        assert!(found[0].contains("member.server.advertise_ip: ") || advertised == "auto", "{found:?}");
+        assert!(found[0].contains(why), "{found:?}");
+    }
+    for (host, advertised, registry) in [
+        ("null", "\"fd00::2\"", "r"),
+        ("null", "10.0.0.1", "r"),
+        ("null", "auto", "[fd00::9]"),
+        ("\"::\"", "10.0.0.1", "r"),
+        ("\"::\"", "auto", "10.0.0.9"),
+        ("0.0.0.0", "10.0.0.1", "[fd00::9]"),
+        ("0.0.0.0", "127.0.0.1", "r"),
+        ("10.0.0.1", "192.0.2.1", "r"),
+        ("10.0.0.1", "auto", "[fd00::9]"),
+        ("127.0.0.1", "127.0.0.2", "r"),
+        ("127.0.0.1", "auto", "localhost"),
+        ("127.0.0.1", "auto", "127.0.0.1"),
+    ] {
+        assert_eq!(warnings(host, advertised, registry), [""; 0], "{host} {advertised} {registry}");
     }
 }
 
@@ -452,8 +587,8 @@ fn outcome(path: &Path, environment: &Environment) -> String {
     }
     let name = path.file_name().unwrap().to_str().unwrap();
     let result = ConfigFile::read(path).and_then(|file| match name.split('-').next() {
-        Some("registry") => file.registry(environment).map(|loaded| lines(&loaded)),
-        Some("member") => file.member(environment).map(|loaded| lines(&loaded)),
+        Some("registry") => registry_from(&file, environment).map(|loaded| lines(&loaded)),
+        Some("member") => member_from(&file, environment).map(|loaded| lines(&loaded)),
         _ => panic!("{name} begins with no role"),
     });
     result.unwrap_or_else(|faults| format!("{faults}\n"))
@@ -504,8 +639,8 @@ fn mutate(text: &str, changes: &[(usize, usize, String)]) -> String {
 /// Both roles read `text`; whatever it is, that ends with settings or with at least one fault.
 fn read_by_both(text: &str, environment: &Environment) {
     if let Ok(file) = ConfigFile::parse(Path::new("f"), text) {
-        let _ = file.registry(environment).map_err(|faults| faults.to_string());
-        let _ = file.member(environment).map_err(|faults| faults.to_string());
+        let _ = registry_from(&file, environment).map_err(|faults| faults.to_string());
+        let _ = member_from(&file, environment).map_err(|faults| faults.to_string());
     }
 }
 
@@ -522,7 +657,7 @@ proptest! {
     fn no_change_to_a_good_file_makes_it_panic(
         which in 0..4_usize,
         changes in prop::collection::vec((any::<usize>(), 0..20_usize, SCRAP), 1..6),
-        variable in 0..36_usize,
+        variable in 0..38_usize,
         value in "\\PC{0,12}",
     ) {
         let samples = [uncommented(SAMPLE_REGISTRY), uncommented(SAMPLE_MEMBER)];

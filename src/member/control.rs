@@ -360,8 +360,8 @@ impl Driver {
                 "another member has the identity of this one, and peers see only one of them"
             );
         }
-        if let Some(entries) = unusable.filter(|entries| *entries > 0) {
-            warn!(entries, "left out entries of the roster that are not valid");
+        if let Some((entries, first)) = unusable.filter(|(entries, _)| *entries > 0) {
+            warn!(entries, first, "left out entries of the roster that cannot be used");
         }
         if let Some(change) = roster {
             self.follow(&change);
@@ -460,7 +460,7 @@ impl Driver {
     }
 
     fn advertised_by(&self, settings: &MemberSettings) -> Advertised {
-        Advertised { listening: self.listening, ip: settings.advertise_ip }
+        Advertised { listening: self.listening, ip: settings.advertise_ip, port: settings.advertise_port }
     }
 }
 

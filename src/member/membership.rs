@@ -86,8 +86,8 @@ pub struct News {
     pub registered: Option<SocketAddr>,
     /// Another member with the identity of this one is on the roster with this address.
     pub duplicate: Option<SocketAddr>,
-    /// So many entries of the roster cannot be used, which is another number than before.
-    pub unusable: Option<usize>,
+    /// So many entries of the roster cannot be used, which is another number than before, and why the first of them cannot.
+    pub unusable: Option<(usize, Option<String>)>,
 }
 
 /// See the module's head.
@@ -198,8 +198,9 @@ impl Membership {
             // A roster without this member is not one to be confirmed by "unchanged".
             self.etag = etag.filter(|_| listed);
             news.duplicate = self.duplicate_at(entry, now);
-            news.unusable = Some(roster.unusable).filter(|count| *count != self.unusable);
-            self.unusable = roster.unusable;
+            if std::mem::replace(&mut self.unusable, roster.unusable) != roster.unusable {
+                news.unusable = Some((roster.unusable, roster.first_unusable));
+            }
             news.roster = Some(self.peers.apply(roster.members, now));
         }
         Some(news)

@@ -144,7 +144,7 @@ impl Member {
         let settings = Arc::new(settings);
         let listener = match options.listener {
             Some(listener) => listener,
-            None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
+            None => serve::bind_or_all(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
         };
         let address = listener.local_addr().map_err(|e| StartError::Thread("service", e))?;
         let vitals = options.vitals;
@@ -278,7 +278,7 @@ fn prober_settings(settings: &MemberSettings) -> prober::Settings {
             tcp_timeout: checks.tcp_timeout,
             http_timeout: checks.http_timeout,
             http_ok_status: checks.http_ok_status.clone(),
-            http_body_limit: probe::HTTP_BODY_LIMIT,
+            http_body_limit: checks.http_body_limit,
         },
         max_in_flight: checks.max_in_flight.map_or_else(|| descriptors::raise_limit() / 2, Into::into),
     }

@@ -34,9 +34,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tcp::{self, Connected, NotConnected, ReportedBy};
-use super::{Budget, Failure, LocalCause, Outcome, Reason, Timings};
+use super::{Budget, Failure, LocalCause, Outcome, Reason, StatusRanges, Timings};
 use crate::clock;
-use crate::config::StatusRanges;
 
 /// How many redirects are followed.
 const REDIRECTS_MAX: u32 = 5;

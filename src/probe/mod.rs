@@ -12,6 +12,7 @@ pub mod schedule;
 pub mod stats;
 
 mod http;
+mod status;
 mod tcp;
 
 use std::fmt;
@@ -20,12 +21,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::config::StatusRanges;
 use crate::wire::{InstanceId, Location};
 use http::Site;
 
 /// How much of the body of an HTTP answer is read unless set otherwise, in bytes.
 pub const HTTP_BODY_LIMIT: usize = 16 << 10;
+
+pub use status::{InvalidStatus, StatusRanges};
 
 /// The kind of a probe, as the metric label `check_type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -104,7 +104,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let Options { listener, state_dir, connections, vitals, reloads } = options;
     let listener = match listener {
         Some(listener) => listener,
-        None => serve::bind(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
+        None => serve::bind_or_all(settings.server.host, settings.server.port.get()).map_err(StartError::Bind)?,
     };
     let address = listener.local_addr().map_err(StartError::Listener)?;
     let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));

@@ -12,7 +12,7 @@ fn settings() -> RegistrySettings {
     RegistrySettings {
         redis: None,
         server: ServerSettings {
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: crate::wire::DEFAULT_PORT,
             max_connections: None,
         },
@@ -20,7 +20,7 @@ fn settings() -> RegistrySettings {
         cleanup_interval: Duration::from_secs(60),
         allowed_networks: Vec::new(),
         max_members: 100.try_into().unwrap(),
-        log: LogSettings { level: "info".into(), format: LogFormat::Text },
+        log: LogSettings { level: "info".parse().unwrap(), format: LogFormat::Text },
     }
 }
 

@@ -54,7 +54,7 @@ use connections::{Connections, Slot};
 use patience::Patient;
 
 pub use body::body;
-pub use listen::{BindError, bind};
+pub use listen::{BindError, bind, bind_or_all};
 pub use refusal::{error, get, post, recover, retry_after};
 
 /// The largest head of a request, in bytes; a larger one is answered with 431. hyper adds its own cap of 100 header lines.

@@ -32,8 +32,18 @@ fn near_miss() -> impl Strategy<Value = Value> {
         any::<IpAddr>().prop_map(|ip| ip.to_string().into()),
         (0..70_000_u32).prop_map(Value::from),
         (0..70_000_u32).prop_map(|n| n.to_string().into()),
-        prop::sample::select(vec!["0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:10.0.0.1", "255.255.255.255"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "255.255.255.255",
+            "0.1.2.3",
+            "240.0.0.1",
+            "fe80::1"
+        ])
+        .prop_map(Value::from),
         prop::sample::select(vec!["1e999", "-1", "inf", "NaN", "1e4", "8756.0", " 8756"]).prop_map(Value::from),
     ]
 }
@@ -70,7 +80,8 @@ fn assert_bounds(id: Option<&InstanceId>, location: &Location, ip: IpAddr) {
     assert!((1..=LOCATION_MAX).contains(&name.len()) && name.trim() == name, "{name:?}");
     assert!(!name.chars().any(char::is_control), "{name:?}");
     assert!(!ip.is_unspecified() && !ip.is_multicast() && ip == ip.to_canonical(), "{ip}");
-    assert_ne!(ip, IpAddr::from([255, 255, 255, 255]));
+    assert!(!matches!(ip, IpAddr::V4(v4) if [0, 240, 255].contains(&v4.octets()[0])), "{ip}");
+    assert!(!matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()), "{ip}");
 }
 
 fn assert_id(id: &InstanceId) {
@@ -108,7 +119,7 @@ fn read_by_all(body: &[u8]) -> bool {
             assert_bounds(Some(&member.instance_id), &member.location, member.ip);
         }
         let again = serde_json::to_vec(&Members { members: reply.members.clone() }).unwrap();
-        assert_eq!(MembersReply::from_json(&again), Ok(MembersReply { unusable: 0, ..reply }));
+        assert_eq!(MembersReply::from_json(&again), Ok(MembersReply { unusable: 0, first_unusable: None, ..reply }));
     }
     taken
 }
@@ -192,14 +203,30 @@ fn a_bad_registration_is_refused_by_the_field_and_what_it_held() {
         ("ip", Some(json!("10.1.2.3:80")), r#"got "10.1.2.3:80""#),
         ("ip", Some(json!("010.1.2.3")), r#"got "010.1.2.3""#),
         ("ip", Some(json!("[::1]")), r#"got "[::1]""#),
-        ("ip", Some(json!("fe80::1%eth0")), r#"got "fe80::1%eth0""#),
-        ("ip", Some(json!("0.0.0.0")), r#"got "0.0.0.0""#),
-        ("ip", Some(json!("::")), r#"got "::""#),
-        ("ip", Some(json!("::ffff:0.0.0.0")), r#"got "::ffff:0.0.0.0""#),
-        ("ip", Some(json!("255.255.255.255")), r#"got "255.255.255.255""#),
-        ("ip", Some(json!("224.0.0.1")), r#"got "224.0.0.1""#),
-        ("ip", Some(json!("::ffff:224.0.0.1")), r#"got "::ffff:224.0.0.1""#),
-        ("ip", Some(json!("ff02::1")), r#"got "ff02::1""#),
+        ("ip", Some(json!("fe80::1")), r#"got "fe80::1"; a link-local address means nothing on another host"#),
+        ("ip", Some(json!("febf::1")), r#"got "febf::1"; a link-local address means nothing on another host"#),
+        (
+            "ip",
+            Some(json!("fe80::1%eth0")),
+            r#"got "fe80::1%eth0"; a link-local address means nothing on another host"#,
+        ),
+        ("ip", Some(json!("10.1.2.3%eth0")), r#"got "10.1.2.3%eth0""#),
+        ("ip", Some(json!("0.0.0.0")), r#"got "0.0.0.0"; the unspecified address stands for no host"#),
+        ("ip", Some(json!("::")), r#"got "::"; the unspecified address stands for no host"#),
+        ("ip", Some(json!("::ffff:0.0.0.0")), "; the unspecified address stands for no host"),
+        ("ip", Some(json!("0.1.2.3")), r#"got "0.1.2.3"; addresses in 0.0.0.0/8 cannot be connected to"#),
+        ("ip", Some(json!("255.255.255.255")), "; the broadcast address is that of every host"),
+        (
+            "ip",
+            Some(json!("240.0.0.1")),
+            r#"got "240.0.0.1"; addresses in 240.0.0.0/4 are reserved and no host has one"#,
+        ),
+        ("ip", Some(json!("255.255.255.254")), "; addresses in 240.0.0.0/4 are reserved and no host has one"),
+        ("ip", Some(json!("::ffff:240.0.0.1")), "; addresses in 240.0.0.0/4 are reserved and no host has one"),
+        ("ip", Some(json!("224.0.0.1")), "; a multicast address is that of a group"),
+        ("ip", Some(json!("239.255.255.255")), "; a multicast address is that of a group"),
+        ("ip", Some(json!("::ffff:224.0.0.1")), "; a multicast address is that of a group"),
+        ("ip", Some(json!("ff02::1")), "; a multicast address is that of a group"),
         ("ip", Some(json!(long)), "got a text of 10240 bytes"),
         ("ip", Some(json!({"v4": "10.1.2.3"})), "got an object"),
         ("ip", None, "missing: the address where peers reach the member"),
@@ -232,6 +259,9 @@ fn an_odd_registration_that_makes_sense_is_taken() {
     assert_eq!(taken("location", json!("Zürich, \"Hall\" 2")).location.as_str(), "Zürich, \"Hall\" 2");
     assert_eq!(taken("ip", json!("::ffff:10.1.2.3")).ip, IpAddr::from([10, 1, 2, 3]), "IPv4 in IPv6's clothes");
     assert_eq!(taken("ip", json!("2001:DB8::0:1")).ip.to_string(), "2001:db8::1");
+    for ip in ["1.0.0.0", "127.0.0.1", "169.254.1.1", "192.0.2.1", "223.255.255.255", "::1", "fec0::1", "fd00::2"] {
+        assert_eq!(taken("ip", json!(ip)).ip.to_string(), ip);
+    }
     assert_eq!(taken("instance_id", json!(null)).instance_id, None);
     assert_eq!(taken("instance_id", json!("x".repeat(128))).instance_id.unwrap().as_str().len(), 128);
     assert_eq!(
@@ -315,6 +345,7 @@ fn a_roster_keeps_what_makes_sense_and_counts_the_rest() {
     let reply = MembersReply::from_json(entries.to_string().as_bytes()).unwrap();
     let ids: Vec<&str> = reply.members.iter().map(|member| member.instance_id.as_str()).collect();
     assert_eq!((ids, reply.unusable), (vec!["a", "b"], 11));
+    assert_eq!(reply.first_unusable.as_deref(), Some("members: expected objects, got 7"));
     assert_eq!(reply.members[0].location.as_str(), "us1", "the first of an identity stands");
     assert_eq!((reply.members[0].last_seen, reply.members[0].registered_at), (0, 0), "not said");
     assert_eq!(
@@ -323,6 +354,18 @@ fn a_roster_keeps_what_makes_sense_and_counts_the_rest() {
         "text; before the epoch"
     );
     assert_eq!(MembersReply::from_json(br#"{"members": []}"#).unwrap(), MembersReply::default());
+    for (entries, first) in [
+        (
+            json!([good("a"), {"instance_id": "b", "location": "eu1", "ip": "fe80::1", "port": 1}]),
+            "instance_id \"b\", location \"eu1\", ip: expected the IPv4 or IPv6 address of one host, got \"fe80::1\"; a \
+          link-local address means nothing on another host",
+        ),
+        (json!([good("a"), good("a"), 7]), "instance_id \"a\" is listed twice"),
+        (json!([{"location": "eu1"}]), "location \"eu1\", instance_id: missing: the identity of the member"),
+    ] {
+        let reply = MembersReply::from_json(json!({"members": entries}).to_string().as_bytes()).unwrap();
+        assert_eq!(reply.first_unusable.as_deref(), Some(first));
+    }
     for body in ["{}", r#"{"members": null}"#, r#"{"members": {"a": 1}}"#] {
         assert_eq!(MembersReply::from_json(body.as_bytes()).unwrap_err().field, "members", "{body}");
     }

@@ -75,13 +75,9 @@ pub(super) struct Whole {
     pub(super) to: u64,
 }
 
-impl<T: FromStr + Display> Form<T> for Whole {
-    fn expects(&self) -> String {
-        format!("a whole number from {} to {}", self.from, self.to)
-    }
-
-    fn read(&self, node: &Node) -> Result<T, Vec<Wrong>> {
-        let expects = Form::<T>::expects(self);
+impl Whole {
+    /// The number that `node` holds; `expects` stands in the error where it holds none.
+    fn read_as<T: FromStr>(&self, node: &Node, expects: &str) -> Result<T, Vec<Wrong>> {
         let result = match &node.content {
             Content::Number(text) | Content::Bare(text) => text
                 .parse()
@@ -96,10 +92,74 @@ impl<T: FromStr + Display> Form<T> for Whole {
         };
         at_node(node, result)
     }
+}
+
+impl<T: FromStr + Display> Form<T> for Whole {
+    fn expects(&self) -> String {
+        format!("a whole number from {} to {}", self.from, self.to)
+    }
+
+    fn read(&self, node: &Node) -> Result<T, Vec<Wrong>> {
+        self.read_as(node, &Form::<T>::expects(self))
+    }
 
     fn show(&self, value: &T) -> String {
         value.to_string()
     }
+}
+
+/// A number of bytes within a range: a whole number, or a text with a unit.
+pub(super) struct Size {
+    /// The smallest, in bytes.
+    pub(super) from: usize,
+    /// The largest, in bytes.
+    pub(super) to: usize,
+}
+
+/// The units of sizes and what they stand for in bytes, the largest first.
+const SIZE_UNITS: [(&str, usize); 2] = [("MiB", 1024 * 1024), ("KiB", 1024)];
+
+impl Form<usize> for Size {
+    fn expects(&self) -> String {
+        format!("a size from {} to {}, in bytes or with its unit (16KiB, 1MiB)", size(self.from), size(self.to))
+    }
+
+    fn read(&self, node: &Node) -> Result<usize, Vec<Wrong>> {
+        let wrong = |advice: &str| format!("expected {}, got {}{advice}", self.expects(), got(node));
+        let result = match &node.content {
+            Content::Number(text) => bytes(text, 1).ok_or_else(|| wrong("")),
+            Content::Bare(text) => parse_size(text).or_else(|| bytes(text, 1)).ok_or_else(|| wrong("")),
+            Content::Text(text) if is_number(text) => {
+                Err(wrong("; a number stands without quotes, a text needs a unit"))
+            }
+            Content::Text(text) => parse_size(text).ok_or_else(|| wrong("")),
+            _ => Err(wrong("")),
+        };
+        at_node(node, result.and_then(|n| if (self.from..=self.to).contains(&n) { Ok(n) } else { Err(wrong("")) }))
+    }
+
+    fn show(&self, value: &usize) -> String {
+        size(*value)
+    }
+}
+
+/// A number of bytes as the file could hold it: in the largest unit that leaves no fraction, else without one.
+fn size(value: usize) -> String {
+    match SIZE_UNITS.iter().find(|(_, factor)| value > 0 && value.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", value / factor),
+        None => value.to_string(),
+    }
+}
+
+/// A whole number with its unit and nothing between, such as `16KiB`.
+fn parse_size(text: &str) -> Option<usize> {
+    SIZE_UNITS.iter().find_map(|(unit, factor)| bytes(text.strip_suffix(unit)?, *factor))
+}
+
+/// The whole number `text` times `factor`.
+fn bytes(text: &str, factor: usize) -> Option<usize> {
+    let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    text.parse::<usize>().ok().filter(|_| digits)?.checked_mul(factor)
 }
 
 /// A length of time within a range: a number of seconds, or a text with a unit.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use http::Uri;
@@ -9,12 +10,13 @@ use http::uri::PathAndQuery;
 use ipnet::IpNet;
 
 use super::super::fault::shown;
+use super::super::settings::RegistryUrl;
 use super::super::yaml::{Content, Node};
-use super::super::{RegistryUrl, StatusRanges};
-use super::{Form, Wrong, at_node, got, parts, text_of};
+use super::{Form, Whole, Wrong, at_node, got, text_of};
+use crate::probe::StatusRanges;
 use crate::wire::member_address;
 
-/// An address to listen on.
+/// An address to listen on. An IPv4 address in IPv6 notation (`::ffff:10.0.0.1`) is read as the IPv4 address.
 pub(in super::super) struct Address;
 
 impl Form<IpAddr> for Address {
@@ -30,7 +32,9 @@ impl Form<IpAddr> for Address {
                 "localhost" => "; the address of localhost is 127.0.0.1 or ::1",
                 _ => "",
             };
-            text.parse().map_err(|_| format!("expected {expects}, got {}{advice}", got(node)))
+            text.parse::<IpAddr>()
+                .map(|ip| ip.to_canonical())
+                .map_err(|_| format!("expected {expects}, got {}{advice}", got(node)))
         });
         at_node(node, result)
     }
@@ -76,8 +80,11 @@ impl Form<String> for HostOrSocket {
         let expects = self.expects();
         let result = text_of(node, &expects).and_then(|text| {
             let socket = text.starts_with('/') && text.len() <= Self::PATH_MAX && !text.chars().any(char::is_control);
-            if socket || is_host(text) || text.parse::<Ipv6Addr>().is_ok() {
+            if socket || is_host(text) {
                 return Ok(text.into());
+            }
+            if let Ok(ip) = text.parse::<Ipv6Addr>() {
+                return Ok(ip.to_canonical().to_string());
             }
             let advice = match text.rsplit_once(':') {
                 _ if bracketed(text) => "; it stands without brackets",
@@ -157,8 +164,10 @@ impl FromStr for RegistryUrl {
             None => (rest, ""),
         };
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, after)) if host.parse::<Ipv6Addr>().is_ok() => (host, after),
-            Some(_) => return Err(wrong(&format!("{} with no IPv6 address in its brackets", shown(text)))),
+            Some((host, after)) => match host.parse::<Ipv6Addr>() {
+                Ok(ip) => (ip.to_canonical().to_string(), after),
+                Err(_) => return Err(wrong(&format!("{} with no IPv6 address in its brackets", shown(text)))),
+            },
             None if authority.parse::<Ipv6Addr>().is_ok() => {
                 return Err(wrong(&format!("{}; an IPv6 address needs brackets: [{authority}]", shown(text))));
             }
@@ -167,9 +176,11 @@ impl FromStr for RegistryUrl {
                 if !is_host(host) {
                     return Err(wrong(&format!("{} with the host {}", shown(text), shown(host))));
                 }
-                (host, port)
+                (host.into(), port)
             }
         };
+        let written_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let base = format!("http://{written_host}{port}{}", path.trim_end_matches('/'));
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => PORT_UNLESS_NAMED,
             Some(digits)
@@ -179,15 +190,15 @@ impl FromStr for RegistryUrl {
             }
             _ => return Err(wrong(&format!("{} with a port that is none from 1 to 65535", shown(text)))),
         };
-        let base = format!("http://{authority}{}", path.trim_end_matches('/'));
         if !path.chars().all(|c| c.is_ascii_graphic()) || base.parse::<Uri>().is_err() {
             return Err(wrong(&format!("{} with a path that needs percent-encoding", shown(text))));
         }
-        Ok(Self { base, host: host.into(), port })
+        Ok(Self { base, host, port })
     }
 }
 
-/// A network in CIDR notation.
+/// A network in CIDR notation. A network of IPv4 in IPv6 notation (`::ffff:10.0.0.0/104`) is read as the IPv4 network,
+/// because the addresses of members are compared as IPv4.
 pub(in super::super) struct Network;
 
 impl Form<IpNet> for Network {
@@ -200,7 +211,7 @@ impl Form<IpNet> for Network {
         let result = text_of(node, &expects).and_then(|text| {
             let wrong = |advice: String| format!("expected {expects}, got {}{advice}", got(node));
             match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
-                (Ok(net), _) if net.trunc() == net => Ok(net),
+                (Ok(net), _) if net.trunc() == net => Ok(as_ipv4(net)),
                 (Ok(net), _) => Err(wrong(format!("; the network of that address is {}", net.trunc()))),
                 (Err(_), Ok(ip)) => Err(wrong(format!("; the network of that one address is {}", IpNet::from(ip)))),
                 _ => Err(wrong(String::new())),
@@ -212,6 +223,16 @@ impl Form<IpNet> for Network {
     fn show(&self, value: &IpNet) -> String {
         value.to_string()
     }
+}
+
+/// The network, as IPv4 where all its addresses are IPv4 addresses in IPv6 notation (RFC 4291, section 2.5.5.2).
+fn as_ipv4(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(v6) = net else { return net };
+    let (Some(v4), Some(length)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(MAPPED_BITS)) else {
+        return net;
+    };
+    IpNet::new(v4.into(), length).unwrap_or(net)
 }
 
 /// What `advertise_ip` says, before a variable is looked up.
@@ -237,12 +258,10 @@ impl Form<AdvertiseSource> for AdvertiseIp {
         let expects = self.expects();
         let result = text_of(node, &expects).and_then(|text| match (text, text.strip_prefix("env:")) {
             ("auto", _) => Ok(AdvertiseSource::Auto),
-            (_, Some(name)) if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
-                Ok(AdvertiseSource::Variable(name.into()))
-            }
+            (_, Some(name)) if is_variable(name) => Ok(AdvertiseSource::Variable(name.into())),
             _ => member_address(text)
                 .map(AdvertiseSource::Address)
-                .ok_or_else(|| format!("expected {expects}, got {}", got(node))),
+                .map_err(|why| format!("expected {expects}, got {}{}", got(node), why.advice())),
         });
         at_node(node, result)
     }
@@ -252,6 +271,58 @@ impl Form<AdvertiseSource> for AdvertiseIp {
             AdvertiseSource::Auto => "auto".into(),
             AdvertiseSource::Variable(name) => format!("env:{name}"),
             AdvertiseSource::Address(ip) => ip.to_string(),
+        }
+    }
+}
+
+/// Whether `text` can stand behind `env:` as the name of a variable.
+fn is_variable(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// What `advertise_port` says, before a variable is looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub(in super::super) enum PortSource {
+    /// The port is in this variable.
+    Variable(String),
+    /// This port.
+    Port(NonZeroU16),
+}
+
+/// The port that a member registers.
+pub(in super::super) struct AdvertisePort;
+
+impl AdvertisePort {
+    const PORT: Whole = Whole { from: 1, to: 65_535 };
+
+    /// The port that the text of a variable is.
+    pub(in super::super) fn of_text(text: &str) -> Option<NonZeroU16> {
+        let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        text.parse().ok().filter(|_| digits)
+    }
+}
+
+impl Form<PortSource> for AdvertisePort {
+    fn expects(&self) -> String {
+        format!("env:NAME or {}", Form::<NonZeroU16>::expects(&Self::PORT))
+    }
+
+    fn read(&self, node: &Node) -> Result<PortSource, Vec<Wrong>> {
+        let name = match &node.content {
+            Content::Text(text) | Content::Bare(text) => text.strip_prefix("env:"),
+            _ => None,
+        };
+        match name {
+            Some(name) if is_variable(name) => Ok(PortSource::Variable(name.into())),
+            Some(_) => at_node(node, Err(format!("expected {}, got {}", self.expects(), got(node)))),
+            None => Self::PORT.read_as(node, &self.expects()).map(PortSource::Port),
+        }
+    }
+
+    fn show(&self, value: &PortSource) -> String {
+        match value {
+            PortSource::Variable(name) => format!("env:{name}"),
+            PortSource::Port(port) => port.to_string(),
         }
     }
 }
@@ -303,7 +374,7 @@ impl Form<StatusRanges> for Statuses {
     fn read(&self, node: &Node) -> Result<StatusRanges, Vec<Wrong>> {
         let one = |node: &Node| match &node.content {
             Content::Number(text) | Content::Text(text) | Content::Bare(text) => {
-                text.parse::<StatusRanges>().map_err(|e| e.0)
+                text.parse::<StatusRanges>().map_err(|e| e.to_string())
             }
             _ => Err(format!("expected {}, got {}", self.expects(), got(node))),
         };
@@ -325,43 +396,5 @@ impl Form<StatusRanges> for Statuses {
 
     fn show(&self, value: &StatusRanges) -> String {
         value.to_string()
-    }
-}
-
-impl StatusRanges {
-    const EXPECTS: &'static str = "a status from 100 to 599 or a range of them such as 200-399";
-}
-
-/// Statuses and ranges separated by commas, such as `200-299,304`.
-impl FromStr for StatusRanges {
-    type Err = Unusable;
-
-    fn from_str(text: &str) -> Result<Self, Unusable> {
-        let status = |text: &str| {
-            let digits = text.len() == 3 && text.chars().all(|c| c.is_ascii_digit());
-            text.parse::<u16>().ok().filter(|status| digits && (100..=599).contains(status))
-        };
-        let ranges = parts(text).map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            match (status(first.trim()), status(last.trim())) {
-                (Some(first), Some(last)) if first <= last => Ok((first, last)),
-                _ => Err(Unusable(format!("expected {}, got {}", Self::EXPECTS, shown(part)))),
-            }
-        });
-        let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
-        if ranges.is_empty() {
-            return Err(Unusable(format!("expected {}, got an empty text", Self::EXPECTS)));
-        }
-        Ok(Self(ranges))
-    }
-}
-
-impl fmt::Display for StatusRanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (first, last)) in self.0.iter().enumerate() {
-            let comma = if n > 0 { "," } else { "" };
-            if first == last { write!(f, "{comma}{first}")? } else { write!(f, "{comma}{first}-{last}")? }
-        }
-        Ok(())
     }
 }

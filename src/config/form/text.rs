@@ -1,14 +1,11 @@
 //! The forms of texts: names, paths, secrets, and what is logged.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use tracing_subscriber::filter::Targets;
-
-use super::super::Secret;
-use super::super::fault::shown;
+use super::super::level::{InvalidLevel, LogLevel};
+use super::super::settings::Secret;
 use super::super::yaml::{Content, Node};
-use super::{Form, Wrong, at_node, got, parts, text_of};
+use super::{Form, Wrong, at_node, got, text_of};
 use crate::wire::{INSTANCE_ID_MAX, InstanceId, LOCATION_MAX, Location};
 
 /// The name of a site.
@@ -134,67 +131,22 @@ impl Form<Secret> for SecretText {
     }
 }
 
-/// Which events are logged: a level, and other levels for single parts of the program.
+/// Which events are logged.
 pub(in super::super) struct Level;
 
-impl Level {
-    /// Each name of a level, and the one that tracing has for it. The names of Python's `logging` that differ are
-    /// here because the variable `LOG_LEVEL` is often set for programs of both kinds.
-    const NAMES: [(&str, &str); 9] = [
-        ("off", "off"),
-        ("error", "error"),
-        ("warn", "warn"),
-        ("info", "info"),
-        ("debug", "debug"),
-        ("trace", "trace"),
-        ("warning", "warn"),
-        ("critical", "error"),
-        ("fatal", "error"),
-    ];
-
-    fn level(name: &str) -> Option<&'static str> {
-        Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
-    }
-
-    /// Whether this could be the path of a module. What else tracing's filters have, spans and fields, is not known here, and
-    /// would match nothing.
-    fn is_target(text: &str) -> bool {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
-    }
-
-    /// The filter in tracing's own words. A lone word that is no level must not pass: tracing would take `inof` for the
-    /// name of a part, and log nothing.
-    fn filter(text: &str) -> Result<String, String> {
-        let directives = parts(text).map(|directive| match directive.split_once('=') {
-            Some((target, name)) if Self::is_target(target) => Self::level(name)
-                .map(|level| format!("{target}={level}"))
-                .ok_or_else(|| format!("{} after the =", shown(name))),
-            // As tracing has it: all of that part.
-            None if directive.contains("::") && Self::is_target(directive) => Ok(format!("{directive}=trace")),
-            _ => Self::level(directive).map(String::from).ok_or_else(|| shown(directive)),
-        });
-        let filter = directives.collect::<Result<Vec<_>, _>>()?.join(",");
-        if filter.is_empty() {
-            return Err("an empty text".into());
-        }
-        Targets::from_str(&filter).map_err(|_| shown(text))?;
-        Ok(filter)
-    }
-}
-
-impl Form<String> for Level {
+impl Form<LogLevel> for Level {
     fn expects(&self) -> String {
-        "off, error, warn, info, debug or trace, alone or for parts of the program (info,netring::member=debug)".into()
+        LogLevel::EXPECTS.into()
     }
 
-    fn read(&self, node: &Node) -> Result<String, Vec<Wrong>> {
-        let expects = self.expects();
-        let result = text_of(node, &expects)
-            .and_then(|text| Self::filter(text).map_err(|what| format!("expected {expects}, got {what}")));
-        at_node(node, result)
+    fn read(&self, node: &Node) -> Result<LogLevel, Vec<Wrong>> {
+        at_node(
+            node,
+            text_of(node, LogLevel::EXPECTS).and_then(|text| text.parse().map_err(|e: InvalidLevel| e.to_string())),
+        )
     }
 
-    fn show(&self, value: &String) -> String {
-        value.clone()
+    fn show(&self, value: &LogLevel) -> String {
+        value.to_string()
     }
 }

@@ -1,5 +1,5 @@
 use super::super::keys::Described;
-use super::super::{Loaded, load};
+use super::super::load::{self, Loaded};
 use super::*;
 use crate::config::form::Whole;
 

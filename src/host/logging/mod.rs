@@ -12,7 +12,6 @@
 mod background;
 pub mod events;
 mod journal;
-mod level;
 mod lines;
 
 use std::fs::File;
@@ -26,21 +25,17 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::config::{LogFormat, LogSettings};
+use crate::config::{LogFormat, LogLevel, LogSettings};
 use crate::host::vitals::Pulse;
 use background::{Background, Direct, Entry, Handover, to_stderr};
 use journal::Journal;
 use lines::{Form, Lines};
 
 pub use background::FlushGuard;
-pub use level::LevelError;
 
-/// Why logging cannot be set up or changed.
+/// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The level cannot be parsed.
-    #[error("cannot set the log level: {0}")]
-    Level(LevelError),
     /// Logging is already running in this process.
     #[error("cannot start logging: it has been started before")]
     Started,
@@ -60,27 +55,20 @@ type Output = Box<dyn Layer<Layered<reload::Layer<Targets, Registry>, Registry>>
 ///
 /// # Errors
 ///
-/// The level in `settings` cannot be parsed, or logging has been started before.
+/// Logging has been started before.
 pub fn start(settings: &LogSettings, role: &'static str, pulse: Pulse) -> Result<(Logging, FlushGuard), LogError> {
-    let targets = level::parse(&settings.level).map_err(LogError::Level)?;
-    let (filter, handle) = reload::Layer::new(targets);
+    let (filter, handle) = reload::Layer::new(settings.level.targets());
     let (output, background) = output(settings.format, role, pulse);
     tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LogError::Started)?;
     Ok((Logging { filter: handle }, FlushGuard { background }))
 }
 
 impl Logging {
-    /// Sets which events are logged from now on, in the syntax of [`LogSettings::level`].
-    ///
-    /// # Errors
-    ///
-    /// The level cannot be parsed; the old one stays in force.
-    pub fn set_level(&self, level: &str) -> Result<(), LogError> {
-        let targets = level::parse(level).map_err(LogError::Level)?;
+    /// Sets which events are logged from now on.
+    pub fn set_level(&self, level: &LogLevel) {
         self.filter
-            .reload(targets)
+            .reload(level.targets())
             .expect("the subscriber lives as long as the process and its lock is never poisoned");
-        Ok(())
     }
 }
 

@@ -15,7 +15,8 @@ fn lines(form: Form, log: impl FnOnce()) -> String {
     let written = Arc::new(Mutex::new(String::new()));
     let sink = written.clone();
     let output = Lines::new(form, move |line: &str| sink.lock().unwrap().push_str(line));
-    let subscriber = tracing_subscriber::registry().with(level::parse("info").unwrap()).with(output);
+    let subscriber =
+        tracing_subscriber::registry().with(Targets::new().with_default(tracing::Level::INFO)).with(output);
     tracing::subscriber::with_default(subscriber, log);
     written.lock().unwrap().clone()
 }
@@ -112,14 +113,12 @@ fn logs_for_its_parent() {
         "text" => LogFormat::Text,
         _ => LogFormat::Auto,
     };
-    let settings = LogSettings { level: "WARN".into(), format };
+    let settings = LogSettings { level: "WARN".parse().unwrap(), format };
     let (logging, _flush) = start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))).unwrap();
     info!("not shown");
     warn!("shown");
-    logging.set_level("debug").unwrap();
+    logging.set_level(&"debug".parse().unwrap());
     debug!("shown after a reload");
-    assert!(logging.set_level("verbose").unwrap_err().to_string().starts_with("cannot set the log level: expected "));
-    debug!("still shown");
     assert!(matches!(
         start(&settings, "member", Vitals::new().add("log", Duration::from_secs(1))),
         Err(LogError::Started)
@@ -127,15 +126,12 @@ fn logs_for_its_parent() {
 }
 
 #[test]
-fn the_level_changes_at_run_time_and_stays_if_the_new_one_is_wrong() {
+fn the_level_changes_while_running() {
     for format in ["text", "json", "auto"] {
         let said = stderr(&child(format).output().unwrap());
-        assert_eq!(said.len(), 3, "{said:?}");
+        assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!(said[0].starts_with('{'), format == "json", "{said:?}");
-        assert!(
-            said[0].contains("shown") && said[1].contains("after a reload") && said[2].contains("still"),
-            "{said:?}"
-        );
+        assert!(said[0].contains("shown") && said[1].contains("after a reload"), "{said:?}");
         assert!(!said.concat().contains('\u{1b}'), "colour where there is no terminal: {said:?}");
     }
 }
@@ -143,5 +139,5 @@ fn the_level_changes_at_run_time_and_stays_if_the_new_one_is_wrong() {
 #[test]
 fn a_journal_stream_that_is_not_stderr_is_not_used() {
     let said = stderr(&child("auto").env("JOURNAL_STREAM", "1:2").output().unwrap());
-    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said.len(), 2, "{said:?}");
 }

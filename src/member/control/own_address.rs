@@ -22,8 +22,10 @@ use super::super::lookup::{Addresses, NoAddress};
 pub(super) struct Advertised {
     /// Where this member listens.
     pub(super) listening: SocketAddr,
-    /// What the configuration says.
+    /// What the configuration says of the address.
     pub(super) ip: Advertise,
+    /// The port that leads to this member from outside, where that is another one than it listens on.
+    pub(super) port: Option<NonZeroU16>,
 }
 
 impl Advertised {
@@ -35,7 +37,11 @@ impl Advertised {
             Advertise::Auto if !listening.is_unspecified() => listening,
             Advertise::Auto => return None,
         };
-        Some(SocketAddr::new(ip.to_canonical(), self.listening.port()))
+        Some(self.at(ip))
+    }
+
+    fn at(&self, ip: IpAddr) -> SocketAddr {
+        SocketAddr::new(ip.to_canonical(), self.port.map_or(self.listening.port(), NonZeroU16::get))
     }
 
     /// The address, where the registry has these addresses and this one is registered. Waits for the resolver and for
@@ -70,7 +76,7 @@ impl Advertised {
                 None => self.any(&usable).ok_or_else(|| lost(&"none of its addresses answers"))?,
             },
         };
-        Ok(SocketAddr::new(ip.to_canonical(), self.listening.port()))
+        Ok(self.at(ip))
     }
 
     fn any(&self, usable: &[SocketAddr]) -> Option<IpAddr> {

@@ -3,9 +3,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::config::StatusRanges;
 use crate::probe::blackhole::FullListener;
-use crate::probe::{Check, Timings};
+use crate::probe::{Check, StatusRanges, Timings};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

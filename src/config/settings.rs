@@ -1,0 +1,219 @@
+//! What a daemon runs by: the settings of each role, as plain values that are in range and fit together.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::level::LogLevel;
+use crate::probe::StatusRanges;
+use crate::wire::{InstanceId, Location};
+
+/// Which of the two daemons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon that hands out the roster.
+    Registry,
+    /// A daemon of the ring.
+    Member,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Registry, Self::Member];
+
+    /// The name of its section in the file.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Member => "member",
+        }
+    }
+
+    /// The file that is read where the operator names none.
+    #[must_use]
+    pub fn default_file(self) -> &'static Path {
+        Path::new(match self {
+            Self::Registry => "/etc/netring/registry.yaml",
+            Self::Member => "/etc/netring/member.yaml",
+        })
+    }
+
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Registry => Self::Member,
+            Self::Member => Self::Registry,
+        }
+    }
+}
+
+/// What the registry runs by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistrySettings {
+    /// The shared store; without one the embedded store keeps the roster.
+    pub redis: Option<RedisSettings>,
+    /// Where it listens.
+    pub server: ServerSettings,
+    /// How long a member stays on the roster after its last heartbeat.
+    pub member_ttl: Duration,
+    /// How often expired members are removed from the store.
+    pub cleanup_interval: Duration,
+    /// The networks a member may register an address of; empty means any.
+    pub allowed_networks: Vec<IpNet>,
+    /// How many members the ring may have.
+    pub max_members: NonZeroUsize,
+    /// What is logged.
+    pub log: LogSettings,
+}
+
+/// How to reach Redis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedisSettings {
+    /// Name or address of the host, or the path of a unix socket where it starts with a slash.
+    pub host: String,
+    /// TCP port; unused with a unix socket.
+    pub port: NonZeroU16,
+    /// Database number.
+    pub db: u32,
+    /// User of Redis's access control list.
+    pub username: Option<String>,
+    /// Password, from the file, the environment, `password_file` or the systemd credential `redis-password`.
+    pub password: Option<Secret>,
+    /// How long one answer of Redis may take.
+    pub timeout: Duration,
+}
+
+/// Where a daemon listens, and for how many clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSettings {
+    /// The address to listen on, never an IPv4 address in IPv6 notation. `::` accepts IPv4 and IPv6, `0.0.0.0` IPv4
+    /// alone. `None` is every address of the host: IPv4 and IPv6, or IPv4 alone where the host has no IPv6.
+    pub host: Option<IpAddr>,
+    /// The port to listen on.
+    pub port: NonZeroU16,
+    /// How many connections may be open at once; `None` derives it from the limit of file descriptors.
+    pub max_connections: Option<NonZeroUsize>,
+}
+
+/// What a member runs by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberSettings {
+    /// The site it stands for.
+    pub location: Location,
+    /// Its identity; without one it makes one and keeps it.
+    pub instance_id: Option<InstanceId>,
+    /// How to reach the registry.
+    pub registry: RegistryLink,
+    /// How often it does what.
+    pub intervals: Intervals,
+    /// Where it listens.
+    pub server: ServerSettings,
+    /// The address it registers.
+    pub advertise_ip: Advertise,
+    /// The port it registers; `None` is the port it listens on.
+    pub advertise_port: Option<NonZeroU16>,
+    /// What it probes, and with what limits.
+    pub checks: Checks,
+    /// What is logged.
+    pub log: LogSettings,
+}
+
+/// How to reach the registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistryLink {
+    /// Base address, such as `http://registry.us1.company.com:8756`, without a slash at its end.
+    pub url: RegistryUrl,
+    /// How long one request to the registry may take.
+    pub timeout: Duration,
+}
+
+/// The base address of a registry: `http://HOST[:PORT][/PATH]`, without a slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryUrl {
+    /// The whole, such as `http://[2001:db8::1]:8756`.
+    pub base: String,
+    /// The host alone, without brackets; never an IPv4 address in IPv6 notation.
+    pub host: String,
+    /// The port, 80 where the address names none.
+    pub port: u16,
+}
+
+/// How often a member does what. Each is 1 s to 1 day.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Intervals {
+    /// How often it asks the registry for the roster.
+    pub poll: Duration,
+    /// How often it probes each target.
+    pub check: Duration,
+    /// How often it renews its lease.
+    pub heartbeat: Duration,
+}
+
+/// The address a member registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advertise {
+    /// The address the kernel uses towards the registry, or the one it listens on where that is a single one.
+    Auto,
+    /// This address; `env:NAME` has been looked up already.
+    Address(IpAddr),
+}
+
+/// What a member probes, and with what limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checks {
+    /// Time limit of one TCP probe; at most [`longest_probe`] of the check interval.
+    pub tcp_timeout: Duration,
+    /// Time limit of one HTTP probe, all phases and redirects together; at most [`longest_probe`] of the check interval.
+    pub http_timeout: Duration,
+    /// The paths to get, each starting with a slash.
+    pub http_endpoints: Vec<String>,
+    /// The answers that count as connected.
+    pub http_ok_status: StatusRanges,
+    /// How many bytes of an answer's body an HTTP probe reads before it closes the connection.
+    pub http_body_limit: usize,
+    /// How many probes may be in flight at once; `None` derives it from the limit of file descriptors.
+    pub max_in_flight: Option<NonZeroUsize>,
+}
+
+/// The longest time limit of a probe that is made once in each `interval`: the interval less a tenth of it, and never
+/// less by more than 500 ms. A probe that takes its whole limit has then ended when the next one of its target is due;
+/// without the margin that next one would be skipped.
+#[must_use]
+pub fn longest_probe(interval: Duration) -> Duration {
+    const MARGIN_MAX: Duration = Duration::from_millis(500);
+    interval - (interval / 10).min(MARGIN_MAX)
+}
+
+/// What a daemon logs, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// Which events.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The journal's own protocol when stderr is the journal, text otherwise.
+    Auto,
+    /// Text for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("********")
+    }
+}
