@@ -219,6 +219,37 @@ fn a_host_without_a_port_or_a_descriptor_left_blames_itself() {
 }
 
 #[test]
+fn a_connection_of_a_socket_to_itself_is_a_port_on_which_nobody_listens() {
+    in_namespace("a_connection_of_a_socket_to_itself_is_a_port_on_which_nobody_listens", |_| {
+        // The only local port that the kernel may choose is the one that is probed, so the socket answers its own SYN.
+        own(&format!("sysctl -qw net.ipv4.ip_local_port_range='{PORT} {PORT}'"));
+        let runtime = runtime();
+        for ip in [OWN_V4, "127.0.0.1", "fd09::1", "::1", "::ffff:10.9.0.1"] {
+            let address = SocketAddr::new(ip.parse().unwrap(), PORT);
+            let by_hand = std::net::TcpStream::connect(address).unwrap();
+            assert_eq!(by_hand.local_addr().unwrap().port(), PORT, "the kernel does connect a socket to itself");
+            // With a reset, so that the port is free for the probe.
+            socket2::SockRef::from(&by_hand).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(by_hand);
+            for check in [Check::Tcp, Check::Http { endpoint: "/health".into() }] {
+                let target = Target { address, check };
+                let failure =
+                    runtime.block_on(probe::run(&target, &limits(Duration::from_secs(2)))).result.unwrap_err();
+                assert_eq!(
+                    (failure.reason, failure.detail.as_str()),
+                    (Reason::Refused, "connected to itself: nothing listens on this port"),
+                    "{target:?}"
+                );
+            }
+        }
+        // A listener on the same port is somebody else.
+        own(&format!("sysctl -qw net.ipv4.ip_local_port_range='{PORT} {}'", PORT + 1));
+        let _listener = std::net::TcpListener::bind((OWN_V4, PORT)).unwrap();
+        assert!(probe(OWN_V4).result.is_ok());
+    });
+}
+
+#[test]
 fn lost_packets_show_as_syns_sent_again_in_their_proportion() {
     in_namespace("lost_packets_show_as_syns_sent_again_in_their_proportion", |peer| {
         const PROBES: u32 = 300;

@@ -87,6 +87,10 @@ async fn follow(
         };
         so_far.syn_retransmits += connected.syn_retransmits;
         so_far.source = tcp::source(&connected.stream);
+        if let Some(error) = &connected.broken_off {
+            let Failure { reason, detail } = tcp::failure(ReportedBy::Network, error);
+            return Err(Failure { reason, detail: format!("{detail} before the answer") });
+        }
         let hop = Hop { site, path: &path, ok_status, redirects, marks: Marks::default() };
         match tokio::time::timeout_at(budget.deadline(), hop.go(connected)).await {
             Ok(Ok(Answer::Final(timings))) => return Ok(Timings { total: budget.spent(), ..timings }),

@@ -1,41 +1,50 @@
-//! Opening a connection, and what the kernel tells of it.
+//! Opens a connection and reads what the kernel knows of it.
 //!
-//! The time of a connect by our own clock holds whatever this process was doing when the answer came; the kernel's own
-//! SYN round trip does not. Both are taken. A lost SYN is told as a count, since its time says how long the kernel
-//! waits before sending another, and nothing of the path.
+//! Two times are taken. The time of the connect by our own clock includes every delay of this process; the kernel's SYN round
+//! trip does not. A lost SYN is reported as a count, because the time of such a connect shows how long the kernel waits before
+//! it sends the SYN again, and not how long the path is.
 //!
-//! Also decides the kind of a failure from the system's error number. What matters is who said it, not only the number:
-//! the same EACCES is this host's own `prohibit` route where connect(2) returns it at once, and a distant firewall's
-//! "administratively prohibited" (ICMPv6) where the connection attempt ends with it later.
+//! A connection counts as made when the handshake was complete, whatever happened to it afterwards. Proxies and load balancers
+//! accept a connection and close it with a reset; whether that reset arrives before or after we look at the socket depends on
+//! how busy this host is, so it must not change the result.
+//!
+//! This file also maps the system's error numbers to the kinds of failure. The number alone does not decide it: EACCES is this
+//! host's own `prohibit` route where connect(2) returns it at once, and a distant firewall's "administratively prohibited"
+//! (ICMPv6) where the connection attempt ends with it later.
 
+use std::fs;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::{Budget, Failure, LocalCause, Outcome, Reason, Timings};
 use crate::clock;
 
-/// A connection just made, and what was measured on the way.
+/// A connection whose handshake was complete, and what was measured on the way.
 pub(super) struct Connected {
     pub(super) stream: TcpStream,
-    /// From the start of the attempt to the moment we saw it established.
+    /// From the start of the attempt to the moment we saw that it was established.
     pub(super) connect: Duration,
-    /// The kernel's SYN round trip where it is sound.
+    /// The kernel's SYN round trip where it is valid.
     pub(super) rtt: Option<Duration>,
     pub(super) syn_retransmits: u32,
+    /// The error with which the peer broke off the connection before we looked, if it did.
+    pub(super) broken_off: Option<io::Error>,
 }
 
 /// A connection that was not made.
 pub(super) struct NotConnected {
     pub(super) failure: Failure,
     pub(super) syn_retransmits: u32,
-    /// Where the attempt went out from, if it did.
+    /// The local address of the attempt, if the kernel chose one.
     pub(super) source: Option<IpAddr>,
 }
 
@@ -45,19 +54,19 @@ impl From<NotConnected> for Outcome {
     }
 }
 
-/// Who found that something cannot be done.
+/// Who reported that something cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReportedBy {
     /// This host's kernel, before anything was sent: a system call returned the error at once.
     ThisHost,
-    /// The network or the peer, or the kernel while waiting for them.
+    /// The network or the peer, or the kernel while it waited for them.
     Network,
 }
 
 /// Connects, measures, and closes the connection in the ordinary way (FIN).
 pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
     match connect(address, budget).await {
-        Ok(Connected { connect, rtt, syn_retransmits, stream: _ }) => Outcome {
+        Ok(Connected { connect, rtt, syn_retransmits, .. }) => Outcome {
             result: Ok(Timings { total: budget.spent(), connect, rtt, ..Timings::default() }),
             syn_retransmits,
             source: None,
@@ -75,48 +84,68 @@ pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Conn
         syn_retransmits: 0,
         source: None,
     })?;
-    let established = stream.async_io(Interest::WRITABLE, || {
-        let info = TcpInfo::of(&stream)?;
-        if info.stage == Stage::Made {
-            return Ok(info);
+    let established = stream.async_io(Interest::WRITABLE, || Look::at(&stream)?.settled());
+    let found = match tokio::time::timeout_at(budget.deadline(), established).await {
+        Ok(found) => found,
+        // The handshake may have been completed, or refused, since the runtime last asked the kernel.
+        Err(_) => Look::at(&stream).and_then(Look::settled),
+    };
+    let connect = clock::monotonic() - started;
+    let failed = |failure| NotConnected {
+        failure,
+        syn_retransmits: TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits),
+        source: source(&stream),
+    };
+    match found {
+        Ok(_) if leads_to_itself(&stream, address) => {
+            // With a reset the port is free again at once, where an ordinary close would keep it for a minute (TIME_WAIT).
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            Err(failed(Failure {
+                reason: Reason::Refused,
+                detail: "connected to itself: nothing listens on this port".into(),
+            }))
         }
-        // A router's word can be there while the kernel still waits for the peer.
-        Err(match (stream.take_error()?, info.stage) {
-            (Some(error), _) => error,
-            (None, Stage::Connecting) => io::ErrorKind::WouldBlock.into(),
-            (None, _) => io::ErrorKind::NotConnected.into(),
-        })
-    });
-    match tokio::time::timeout_at(budget.deadline(), established).await {
-        Ok(Ok(info)) => {
-            let connect = clock::monotonic() - started;
-            let TcpInfo { rtt, syn_retransmits, .. } = info;
-            Ok(Connected { stream, connect, rtt: valid_rtt(rtt, syn_retransmits, connect), syn_retransmits })
+        Ok((TcpInfo { rtt, syn_retransmits, .. }, broken_off)) => {
+            let rtt = valid_rtt(rtt, syn_retransmits, connect);
+            Ok(Connected { stream, connect, rtt, syn_retransmits, broken_off })
         }
-        Ok(Err(error)) => Err(NotConnected {
-            failure: failure(ReportedBy::Network, &error),
-            syn_retransmits: TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits),
-            source: source(&stream),
-        }),
-        Err(_) => {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let syn_retransmits = TcpInfo::of(&stream).map_or(0, |info| info.syn_retransmits);
-            // A router's word that came while the kernel was busy with the socket is kept back until asked for.
-            let failure = match stream.take_error() {
-                Ok(Some(error)) => failure(ReportedBy::Network, &error),
-                _ => no_answer(budget.limit, syn_retransmits),
-            };
-            Err(NotConnected { failure, syn_retransmits, source: source(&stream) })
+            Err(failed(no_answer(budget.limit, syn_retransmits)))
         }
+        Err(error) => Err(failed(failure(ReportedBy::Network, &error))),
     }
 }
 
-/// The address of this host that a connection goes out from.
+/// The local address of a connection.
 pub(super) fn source(stream: &TcpStream) -> Option<IpAddr> {
     stream.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
-/// A socket with the connection attempt under way, known to the runtime. In this order: a socket that the runtime's
-/// epoll sees before connect(2) reads as ready at once.
+/// Whether a connection to `address` is a connection to its own socket. The kernel chooses a local port from its ephemeral
+/// range. Where that is the port that we connect to, on an address of this host, and nobody listens there, the socket answers
+/// its own SYN (simultaneous open, RFC 9293 section 3.5).
+fn leads_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
+    let same = |own: SocketAddr| own.port() == address.port() && own.ip().to_canonical() == address.ip().to_canonical();
+    ephemeral_ports().contains(&address.port()) && stream.local_addr().is_ok_and(same)
+}
+
+/// The ports from which the kernel chooses local ones, as they were when first asked for (ip(7), `ip_local_port_range`).
+fn ephemeral_ports() -> &'static RangeInclusive<u16> {
+    static PORTS: OnceLock<RangeInclusive<u16>> = OnceLock::new();
+    PORTS.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        port_range(&text).unwrap_or(32_768..=60_999)
+    })
+}
+
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut bounds = text.split_whitespace().map(str::parse);
+    Some(bounds.next()?.ok()?..=bounds.next()?.ok()?)
+}
+
+/// Starts a connection attempt and registers its socket with the runtime, in this order: a socket that is registered with
+/// epoll before connect(2) is reported ready at once.
 fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
@@ -135,24 +164,56 @@ fn no_answer(limit: Duration, syn_retransmits: u32) -> Failure {
     Failure { reason: Reason::Timeout, detail }
 }
 
-/// What TCP_INFO says of a socket (tcp(7)).
+/// What the kernel says of a connection attempt.
+struct Look {
+    info: TcpInfo,
+    /// The socket's pending error, which is cleared by reading it.
+    error: Option<io::Error>,
+}
+
+impl Look {
+    fn at(stream: &TcpStream) -> io::Result<Self> {
+        let info = TcpInfo::of(stream)?;
+        // An ICMP error can be there while the kernel still waits for the peer.
+        let error = if info.stage == Stage::Established { None } else { stream.take_error()? };
+        Ok(Self { info, error })
+    }
+
+    /// What is known of a connection that was made, with the error that broke it off; else why it was not made, where
+    /// [`io::ErrorKind::WouldBlock`] means that this is not known yet.
+    fn settled(self) -> io::Result<(TcpInfo, Option<io::Error>)> {
+        match (self.error, self.info.stage) {
+            // A reset that answers a SYN is ECONNREFUSED. These two are set by the reset of an established connection, which
+            // can have been both established and reset since its stage was read.
+            (Some(error), _) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+                Ok((self.info, Some(error)))
+            }
+            (Some(error), _) => Err(error),
+            (None, Stage::Established) => Ok((self.info, None)),
+            (None, Stage::Connecting) => Err(io::ErrorKind::WouldBlock.into()),
+            (None, Stage::Closed) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+/// What TCP_INFO says of a socket (tcp(7)). Of a closed socket it says what was so before.
 #[derive(Clone, Copy)]
 struct TcpInfo {
     stage: Stage,
-    /// The smoothed round-trip time, which right after the handshake is the one of the SYN; zero where not measured.
+    /// The smoothed round-trip time, which right after the handshake is that of the SYN; zero where not measured.
     rtt: Duration,
-    /// Segments sent again, which up to the end of the handshake can only be SYNs.
+    /// Segments sent again, which until data is sent can only be SYNs.
     syn_retransmits: u32,
 }
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The SYN is not answered yet.
+    /// The handshake is not complete.
     Connecting,
-    /// It was made, whatever became of it since.
-    Made,
-    /// It was not made, or was broken off; the socket's error says why.
+    /// The handshake was complete, and neither side has reset the connection since.
+    Established,
+    /// The connection was not made, or it was reset; the socket's error says which.
     Closed,
 }
 
@@ -160,6 +221,7 @@ impl TcpInfo {
     fn of(stream: &TcpStream) -> io::Result<Self> {
         // Of the kernel's `enum` in `tcp_states.h`; the values are part of its interface (`/proc/net/tcp`).
         const SYN_SENT: u8 = 2;
+        const SYN_RECV: u8 = 3;
         const CLOSE: u8 = 7;
 
         // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value; an older kernel fills in less of it.
@@ -180,9 +242,9 @@ impl TcpInfo {
         }
         Ok(Self {
             stage: match info.tcpi_state {
-                SYN_SENT => Stage::Connecting,
+                SYN_SENT | SYN_RECV => Stage::Connecting,
                 CLOSE => Stage::Closed,
-                _ => Stage::Made,
+                _ => Stage::Established,
             },
             rtt: Duration::from_micros(info.tcpi_rtt.into()),
             syn_retransmits: info.tcpi_total_retrans,
@@ -190,8 +252,8 @@ impl TcpInfo {
     }
 }
 
-/// The kernel's round-trip time, if it can be believed. With a SYN sent again it has the grain of a millisecond; so it
-/// has now and then without, and then shows by being longer than all the time we waited.
+/// The kernel's round-trip time, if it is valid. The kernel measures with a resolution of a millisecond where a SYN was sent
+/// again, and sometimes otherwise too; the time is then longer than all the time we waited.
 fn valid_rtt(rtt: Duration, syn_retransmits: u32, connect: Duration) -> Option<Duration> {
     (syn_retransmits == 0 && !rtt.is_zero() && rtt <= connect).then_some(rtt)
 }
@@ -210,11 +272,11 @@ fn reason(reported_by: ReportedBy, errno: i32) -> Reason {
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => {
             Reason::Local(LocalCause::Resources)
         }
-        // No address of ours that leads there, or no port of it is left.
+        // There is no local address that fits, or no local port is free.
         libc::EADDRNOTAVAIL | libc::EPERM | libc::ENETDOWN => Reason::Local(LocalCause::NoRoute),
-        // The rest: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL and their like are this host's own lack of a route, or its
-        // rules, when it says so at once: a host whose link is down blames nobody. When they come over the wire they are
-        // one of the many ways in which ICMP says no.
+        // The rest, such as ENETUNREACH, EHOSTUNREACH, EACCES and EINVAL: where connect(2) returns it at once, this host has
+        // no route or its own rules forbid it, which says nothing about the peer. Where it comes later, it stands for an ICMP
+        // error.
         _ => match reported_by {
             ReportedBy::ThisHost => Reason::Local(LocalCause::NoRoute),
             ReportedBy::Network => Reason::Unreachable,
@@ -222,7 +284,7 @@ fn reason(reported_by: ReportedBy, errno: i32) -> Reason {
     }
 }
 
-/// The system's words for an error, as a clause: `connection refused`.
+/// The system's text for an error, as a clause: `connection refused`.
 fn text(error: &io::Error) -> String {
     let whole = error.to_string();
     let words = whole.split(" (os error").next().unwrap_or(&whole);

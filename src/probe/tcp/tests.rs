@@ -14,7 +14,7 @@ fn on_loopback() -> (TcpListener, SocketAddr) {
 }
 
 #[test]
-fn the_kind_of_a_failure_follows_from_the_error_and_from_who_found_it() {
+fn the_kind_of_a_failure_follows_from_the_error_and_from_who_reported_it() {
     use Reason::{Refused, Reset, Timeout, Unreachable};
     use ReportedBy::{Network, ThisHost};
     let (exhausted, no_route) = (Reason::Local(LocalCause::Resources), Reason::Local(LocalCause::NoRoute));
@@ -59,7 +59,7 @@ fn the_detail_is_the_systems_text_as_a_clause() {
 }
 
 #[test]
-fn the_kernels_round_trip_time_is_left_out_where_it_cannot_be_sound() {
+fn the_kernels_round_trip_time_is_left_out_where_it_is_not_valid() {
     let us = Duration::from_micros;
     assert_eq!(valid_rtt(us(64), 0, us(90)), Some(us(64)));
     // The millisecond-grained path: more than we waited in all.
@@ -86,7 +86,7 @@ async fn a_connection_that_is_made_has_our_time_and_the_kernels() {
             return;
         }
     }
-    panic!("the kernel told no round-trip time");
+    panic!("the kernel gave no round-trip time");
 }
 
 #[tokio::test]
@@ -96,6 +96,70 @@ async fn a_probe_closes_in_the_ordinary_way() {
     assert!(probe(address, &budget(Duration::from_secs(5))).await.result.is_ok());
     let (mut stream, _) = listener.accept().unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0, "an end of stream, where a reset would be an error");
+}
+
+/// A listener that accepts every connection and closes it with a reset, as proxies and load balancers do.
+fn resetting() -> SocketAddr {
+    let (listener, address) = on_loopback();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            SockRef::from(&stream.unwrap()).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_handshake_followed_by_a_reset_is_a_connection_however_late_we_look() {
+    let address = resetting();
+    let mut with_rtt = 0;
+    for number in 0..300 {
+        let probe = tokio::spawn(async move { probe(address, &budget(Duration::from_secs(5))).await });
+        // On this one thread the probe has started its connection once it has had a turn. Nobody looks at it meanwhile.
+        tokio::task::yield_now().await;
+        if number % 10 == 0 {
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        let outcome = probe.await.unwrap();
+        let timings = outcome.result.unwrap_or_else(|failure| panic!("probe {number}: {failure:?}"));
+        assert_eq!(outcome.syn_retransmits, 0);
+        assert!(timings.rtt.is_none_or(|rtt| rtt <= timings.connect), "{timings:?}");
+        with_rtt += u32::from(timings.rtt.is_some());
+    }
+    // The kernel keeps what it measured of a connection that was reset.
+    assert!(with_rtt > 100, "{with_rtt}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_made_when_the_time_limit_is_noticed_counts() {
+    let full = FullListener::new();
+    let address = full.address();
+    let budget = budget(Duration::from_millis(700));
+    let deadline = budget.deadline();
+    // Both timers expire in the same turn of the runtime. The first task then keeps the thread until the second SYN, after one
+    // second, has been answered: the second task sees its time limit before the runtime has asked the kernel again.
+    let stall = tokio::spawn(async move {
+        tokio::time::sleep_until(deadline).await;
+        std::thread::sleep(Duration::from_millis(800));
+    });
+    let probe = tokio::spawn(async move { probe(address, &budget).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    full.drain();
+    stall.await.unwrap();
+    let outcome = probe.await.unwrap();
+    assert_eq!(outcome.syn_retransmits, 1);
+    assert!(outcome.result.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn the_ephemeral_ports_are_read_as_the_kernel_shows_them() {
+    assert_eq!(port_range("32768\t60999\n"), Some(32_768..=60_999));
+    assert_eq!(port_range("40000 40000"), Some(40_000..=40_000));
+    for wrong in ["", "1024", "a b", "1 70000"] {
+        assert_eq!(port_range(wrong), None, "{wrong:?}");
+    }
 }
 
 #[tokio::test]
