@@ -1,5 +1,5 @@
-# What member and registry have in common: the file in /etc/netring, checked while the system is built, and the drop-in that
-# starts the packaged unit, reloads it for what a reload can take, and restarts it for the rest.
+# The common part of member and registry: the file in /etc/netring, checked while the system is built, and the drop-in of the
+# packaged unit. A changed file reloads the daemon; changed settings that a reload cannot apply restart it.
 {
   config,
   lib,
@@ -9,11 +9,11 @@ let
   cfg = config.services.netring;
 in
 {
-  # "member" or "registry": the name of section, file and unit.
+  # "member" or "registry": the name of the section, the file and the unit.
   role,
-  # The whole file.
+  # The content of the file.
   settings,
-  # The part of it that netring reads only when it starts.
+  # The part of the settings that netring reads only at the start.
   readAtStart,
 }:
 let
@@ -30,9 +30,10 @@ in
   systemd.services."netring-${role}" = {
     wantedBy = [ "multi-user.target" ];
     reloadTriggers = [ file ];
-    # A hash, for a unit file is no place for what may be a page of settings.
+    # A hash, because the settings may be long and do not belong in a unit file.
     restartTriggers = [ (builtins.hashString "sha256" (builtins.toJSON readAtStart)) ];
-    # Stopped only when the new one can start at once: while it is away, the other sites see this one as down.
+    # Restart in one step instead of stopping early in the switch: while the daemon is stopped, the other sites see this one as
+    # down.
     stopIfChanged = false;
   };
 }

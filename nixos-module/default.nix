@@ -1,7 +1,7 @@
 # netring on NixOS: `services.netring.enable` runs a member, `services.netring.registry.enable` the registry.
 #
-# The units are those of the package, which are those of packaging/systemd; what is set here becomes a drop-in beside them.
-# The package comes with this module where it is taken from the flake.
+# The units are those of the package, from packaging/systemd; this module only adds drop-ins. The module of the flake also sets
+# the default of the option package.
 {
   config,
   lib,
@@ -18,19 +18,19 @@ in
   ];
 
   options.services.netring = {
-    enable = lib.mkEnableOption "the netring member, which probes all the others";
+    enable = lib.mkEnableOption "the netring member, which probes all other members";
 
     package = lib.mkPackageOption pkgs "netring" { };
 
     checkConfig = lib.mkOption {
       type = lib.types.bool;
       default = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
-      defaultText = lib.literalMD "`true`, but for a system that the building one cannot execute";
+      defaultText = lib.literalMD "`true`, unless the build system cannot execute programs of the host system";
       example = false;
       description = ''
-        Whether {command}`netring check` reads the generated configuration while the system is built, so that a fault stops the
-        build and not the daemon. Set it to false where the configuration names what is only known on the host, as
-        `advertise_ip = "env:POD_IP"` does.
+        Whether to check the generated configuration with {command}`netring check` while the system is built, so that an error
+        fails the build and not the daemon. Set this to false if the configuration refers to values that are only known on the
+        host, such as `advertise_ip = "env:POD_IP"`.
       '';
     };
   };

@@ -29,8 +29,8 @@ in
         }
       '';
       description = ''
-        {file}`/etc/netring/member.yaml`, as an attribute set: every key that {manpage}`netring.yaml(5)` describes may stand
-        here. All but `member.server`, `member.instance_id` and `log.format` takes effect by a reload.
+        Content of {file}`/etc/netring/member.yaml`, with any key of {manpage}`netring.yaml(5)`. Changes of `member.server`,
+        `member.instance_id` and `log.format` restart the member; all other changes are applied by a reload.
       '';
       type = types.submodule {
         freeformType = (pkgs.formats.yaml { }).type;
@@ -40,19 +40,19 @@ in
             default = config.networking.hostName;
             defaultText = lib.literalExpression "config.networking.hostName";
             example = "eu1-office";
-            description = "The site this member stands for, as it appears in the labels of all metrics.";
+            description = "The site that this member represents, used in the labels of all metrics.";
           };
           registry.url = lib.mkOption {
             type = types.nullOr types.nonEmptyStr;
             default = if cfg.registry.enable then localRegistry else null;
-            defaultText = lib.literalMD "the registry of this host, where there is one";
+            defaultText = lib.literalMD "the registry of this host, if it is enabled";
             example = "http://registry.us1.example.com:8756";
-            description = "The base address of the registry.";
+            description = "The base URL of the registry.";
           };
           server.port = lib.mkOption {
             type = types.port;
             default = if besideRegistry then 8757 else 8756;
-            defaultText = lib.literalMD "8756, or 8757 where a registry on this host has that port";
+            defaultText = lib.literalMD "8756, or 8757 if a registry on this host uses port 8756";
             example = 8757;
             description = "The port to listen on, which the other members probe.";
           };
@@ -64,7 +64,7 @@ in
       type = types.bool;
       default = false;
       example = true;
-      description = "Whether to open the member's port in the firewall. Without it the other members see this one as down.";
+      description = "Whether to open the member's port in the firewall. If it is closed, the other members see this one as down.";
     };
   };
 
@@ -95,7 +95,7 @@ in
           }
           {
             assertion = settings.member.registry.redis_password or null == null;
-            message = "${option}.registry.redis_password would be readable for everyone in the Nix store, and a member uses no Redis; take it away.";
+            message = "${option}.registry.redis_password would be readable by every user in the Nix store, and a member does not use Redis; remove it.";
           }
         ];
 
@@ -103,8 +103,8 @@ in
           lib.optional
             (settings.member.registry.url == localRegistry && !(settings.member.server ? advertise_ip))
             ''
-              ${option}.server.advertise_ip is not set. This member calls its registry localhost, so it would register a loopback
-              address, which no other host can probe. Name the address that the other sites know.'';
+              ${option}.server.advertise_ip is not set. The registry URL of this member is localhost, so the member would register
+              a loopback address, which no other host can reach. Set it to the address that the other sites can reach.'';
       }
     ]
   );

@@ -1,4 +1,4 @@
-# services.netring.registry: the daemon that knows who is in the ring, and a Redis of its own where that is wanted.
+# services.netring.registry: the daemon that keeps the roster, and optionally a Redis of its own.
 {
   config,
   lib,
@@ -15,7 +15,7 @@ let
 in
 {
   options.services.netring.registry = {
-    enable = lib.mkEnableOption "the netring registry, which knows who is in the ring";
+    enable = lib.mkEnableOption "the netring registry, which keeps the roster of members";
 
     settings = lib.mkOption {
       default = { };
@@ -29,8 +29,8 @@ in
         }
       '';
       description = ''
-        {file}`/etc/netring/registry.yaml`, as an attribute set: every key that {manpage}`netring.yaml(5)` describes may stand
-        here, but no password. All but `registry.server`, `registry.redis` and `log.format` takes effect by a reload.
+        Content of {file}`/etc/netring/registry.yaml`, with any key of {manpage}`netring.yaml(5)` except passwords. Changes of
+        `registry.server`, `registry.redis` and `log.format` restart the registry; all other changes are applied by a reload.
       '';
       type = types.submodule {
         freeformType = (pkgs.formats.yaml { }).type;
@@ -47,7 +47,7 @@ in
       type = types.bool;
       default = false;
       example = true;
-      description = "Whether to open the registry's port in the firewall. Without it only members on this host can reach it.";
+      description = "Whether to open the registry's port in the firewall. If it is closed, only members on this host can reach it.";
     };
 
     redis.createLocally = lib.mkOption {
@@ -55,8 +55,8 @@ in
       default = false;
       example = true;
       description = ''
-        Whether to run a Redis for this registry alone, on a unix socket. Without Redis the registry keeps the roster in its
-        state directory, which is all that a single registry needs.
+        Whether to run a Redis for this registry only, on a unix socket. Without Redis the registry keeps the roster in its state
+        directory, which is sufficient for a single registry.
       '';
     };
 
@@ -65,8 +65,8 @@ in
       default = null;
       example = "/run/secrets/netring-redis";
       description = ''
-        The file with the password of Redis, on the host and outside the Nix store. systemd reads it as root and hands it over
-        as a credential.
+        The file with the password of Redis, on the host and outside the Nix store. systemd reads it as root and passes the
+        password as a credential.
       '';
     };
   };
@@ -87,7 +87,7 @@ in
           settings.registry.server.port
         ];
 
-        # The first, empty one forgets the packaged place of the password.
+        # The empty first entry removes the entry of the packaged unit.
         systemd.services.netring-registry.serviceConfig.LoadCredential =
           lib.mkIf (cfg.registry.redisPasswordFile != null)
             [
@@ -98,26 +98,26 @@ in
         assertions = [
           {
             assertion = redisSettings.password or null == null && redisSettings.password_file or null == null;
-            message = "${option}.settings.registry.redis: a password here would be readable for everyone in the Nix store, and a password_file is out of the daemon's reach; set ${option}.redisPasswordFile.";
+            message = "${option}.settings.registry.redis: a password here would be readable by every user in the Nix store, and the daemon cannot read a password_file; set ${option}.redisPasswordFile.";
           }
           {
             assertion = cfg.registry.redis.createLocally -> cfg.registry.redisPasswordFile == null;
-            message = "${option}.redisPasswordFile has no use with ${option}.redis.createLocally: its socket is for the registry alone.";
+            message = "${option}.redisPasswordFile has no effect with ${option}.redis.createLocally, because only the registry can open its socket.";
           }
           {
             assertion = cfg.registry.redis.createLocally -> redisSettings.host or null == redis.unixSocket;
-            message = "${option}.settings.registry.redis.host names another Redis than ${option}.redis.createLocally makes; take one of them away.";
+            message = "${option}.settings.registry.redis.host names another Redis than the one of ${option}.redis.createLocally; remove one of the two settings.";
           }
           {
             assertion = cfg.registry.redisPasswordFile != null -> redisSettings != { };
-            message = "${option}.redisPasswordFile is set, but ${option}.settings.registry.redis.host names no Redis.";
+            message = "${option}.redisPasswordFile is set, but ${option}.settings.registry.redis.host does not name a Redis.";
           }
         ];
       }
       (lib.mkIf cfg.registry.redis.createLocally {
         services.redis.servers.netring = {
           enable = true;
-          # No TCP port: the socket alone.
+          # No TCP port, only the socket.
           port = 0;
         };
         services.netring.registry.settings.registry.redis.host = lib.mkDefault redis.unixSocket;

@@ -302,7 +302,7 @@ fn a_program_for_another_processor_is_refused() {
         let processor = target.split('-').next().unwrap();
         assert_eq!(refusal.status.code(), Some(1), "{refusal:?}");
         let words = text(&refusal.stderr);
-        assert!(words.ends_with(&format!("foreign is no program for {processor}\n")), "{words}");
+        assert!(words.ends_with(&format!("foreign is not a program for {processor}\n")), "{words}");
     }
     assert_eq!(names(&packages), ["foreign"], "nothing was made");
 }

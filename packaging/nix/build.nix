@@ -1,7 +1,7 @@
-# What is compiled: the package, the static binary that leaves the Nix world (images, deb, rpm), and what the checks compile.
+# Everything that is compiled: the package, the static binary for images, .deb and .rpm, and the artifacts for the checks.
 #
-# The dependencies are compiled once, in both profiles: `dist` for what is shipped, `release` for what is only checked, where
-# linking each test with LTO would take longer than the tests. The static binary is another program and has its own.
+# The dependencies are compiled once in both profiles: `dist` for the outputs, `release` for the checks, because
+# linking each test with LTO would take longer than the tests. The static binary has its own dependencies.
 { pkgs, craneLib }:
 let
   inherit (pkgs) lib;
@@ -14,7 +14,7 @@ let
       inherit root;
       fileset = lib.fileset.unions (map (file: root + "/${file}") files);
     };
-  # What the binary and its package are made of, so that a new page of the manual or another test builds nothing anew.
+  # The sources of the binary and the package only, so that a change of documentation or tests does not rebuild them.
   shipped = [
     "Cargo.lock"
     "Cargo.toml"
@@ -24,7 +24,7 @@ let
     "packaging/systemd"
     "src"
   ];
-  # And what the checks read besides.
+  # Additional sources of the checks.
   checked = shipped ++ [
     ".clippy.toml"
     ".config"
@@ -38,7 +38,7 @@ let
     inherit (crate) pname version;
     strictDeps = true;
     CARGO_PROFILE = "dist";
-    # Unit and integration tests are a check of their own, so that a package does not wait for them.
+    # Unit and integration tests are a separate check, so that the package does not wait for them.
     doCheck = false;
   };
   forShipping = common // {
@@ -59,10 +59,10 @@ let
   );
 
   meta = {
-    description = "Tells, from every site, whether every other site can be reached, how fast, and whose fault it is";
+    description = "Monitors whether every site can reach every other site, and how fast";
     longDescription = ''
-      One registry knows who is in the ring. One member at each site checks all the others by TCP and HTTP and exports what it
-      saw as Prometheus metrics.
+      One registry keeps the roster of members. One member at each site probes all the others by TCP and HTTP and exports the
+      results as Prometheus metrics.
     '';
     license = [
       lib.licenses.mit
@@ -83,11 +83,11 @@ let
     }
   );
 
-  # A binary from the Nix store names its loader there. What runs elsewhere must not, so this one has none.
+  # A dynamic binary would refer to its loader in the Nix store. This one runs elsewhere, so it is static.
   forElsewhere = forShipping // {
     pname = "${crate.pname}-static";
     buildInputs = [ pkgs.glibc.static ];
-    # With a target named, the flags are kept from procedural macros, which cannot be static.
+    # With an explicit target, the flags do not apply to procedural macros, which cannot be static.
     CARGO_BUILD_TARGET = pkgs.stdenv.hostPlatform.rust.rustcTarget;
     CARGO_BUILD_RUSTFLAGS = "-C target-feature=+crt-static";
   };
@@ -109,7 +109,7 @@ let
     }
   );
 
-  # The .deb and the .rpm, by the script that makes them elsewhere too, from the metadata in Cargo.toml.
+  # The .deb and the .rpm, built by packaging/build from the metadata in Cargo.toml.
   tools = import ./tools.nix { inherit pkgs; };
   linuxPackages = craneLib.mkCargoDerivation (
     common
@@ -131,7 +131,7 @@ let
         tools.cargo-deb
         tools.cargo-generate-rpm
       ];
-      # Where Nix builds, there is no /usr/bin/env. Nothing else is patched: what the packages bring is for elsewhere.
+      # The Nix sandbox has no /usr/bin/env. Nothing else is patched, because the files in the packages are for other systems.
       postPatch = ''
         patchShebangs --build packaging/rpm/requires
       '';

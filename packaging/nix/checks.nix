@@ -1,5 +1,5 @@
-# The checks of `nix flake check`: all that the flake makes for the system it runs on, what tests/run does where it needs neither
-# root nor a network of its own, the module and its build-time check of the configuration, and whole machines.
+# The checks of `nix flake check`: all outputs of the flake for this system, the checks of tests/run that need neither root nor
+# network namespaces, the module with its build-time check of the configuration, and virtual machines.
 {
   pkgs,
   built,
@@ -16,7 +16,7 @@ let
   };
   inherit (forChecking) src;
 
-  # A command over the sources; what it needs from other packages comes first.
+  # Runs a command in the source tree, with these packages in PATH.
   check =
     name: tools: command:
     pkgs.runCommand "netring-${name}" { nativeBuildInputs = tools; } ''
@@ -25,7 +25,7 @@ let
       touch "$out"
     '';
 
-  # The script that an image is has to be run before there is an image.
+  # The image output is a script that writes the image, so the check runs it.
   image =
     role:
     pkgs.runCommand "netring-${role}-image-streamed" { } ''
@@ -60,7 +60,7 @@ in
         pkgs.curl
         pkgs.redis
       ];
-      # What needs root or servers of its own is for tests/run and for the machines below.
+      # Tests that need root or servers are run by tests/run and by the virtual machines below.
       cargoNextestExtraArgs = "--locked --filterset 'not binary(/^sys_/)'";
     }
   );
@@ -74,8 +74,8 @@ in
     builtins.readFile ./manifests.sh
   );
 
-  # The module in the real NixOS, without a machine: the units of a host with both daemons, whose generated configuration
-  # `netring check` has read.
+  # The module in the real NixOS, without booting: the units of a host with both daemons, and their configuration, checked by
+  # `netring check`.
   module =
     (pkgs.nixos {
       imports = [ nixosModule ];

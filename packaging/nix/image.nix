@@ -1,8 +1,8 @@
-# An image of one role: the static binary, the certificates, and nothing else; what packaging/oci makes without Nix.
-# `nix build .#member-image && ./result | podman load` brings it into a local store.
+# The image of one role: the static binary and the CA certificates, the same as packaging/oci builds without Nix.
+# `nix build .#member-image && ./result | podman load` loads it into podman.
 #
-# Run it with a read-only root: all it writes is the member's identity and roster or the registry's own store, below
-# /var/lib/netring, which a volume takes its owner from.
+# It runs with a read-only root: it writes only the state (identity and roster) in /var/lib/netring; a volume mounted there
+# inherits the owner.
 {
   pkgs,
   static,
@@ -10,8 +10,8 @@
 }:
 let
   about = {
-    member = "Probes every other member of the ring and exports what it saw to Prometheus";
-    registry = "Knows who is in the ring of netring";
+    member = "Probes every other member of the ring and exports the results as Prometheus metrics";
+    registry = "Keeps the roster of the members of a netring";
   };
   user = "65532:65532";
   state = "/var/lib/netring";
@@ -21,16 +21,16 @@ let
     install -D --mode=0755 ${pkgs.lib.getExe static} "$out/bin/netring"
     install -D --mode=0644 ${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt "$out/etc/ssl/certs/ca-certificates.crt"
     mkdir -p "$out/etc/netring" "$out/app"
-    # The older place of the configuration files.
+    # The former directory of the configuration files.
     ln -s ../etc/netring "$out/app/config"
   '';
 in
 pkgs.dockerTools.streamLayeredImage {
   name = "netring-${role}";
   tag = static.version;
-  # The same bytes from the same sources.
+  # A fixed time, so that the image is reproducible.
   created = "1970-01-01T00:00:01Z";
-  # The files are copied and refer to nothing else, so there is no Nix store below them.
+  # The files are copied and have no references, so the image needs no Nix store.
   includeStorePaths = false;
   fakeRootCommands = ''
     cp --recursive --no-preserve=ownership ${root}/. .
@@ -53,7 +53,8 @@ pkgs.dockerTools.streamLayeredImage {
         "healthcheck"
         "--${role}"
       ]
-      # What replaces unhealthy containers must not replace a registry whose store is away, for that one has the last roster.
+      # An orchestrator that replaces unhealthy containers must not replace a registry whose store is unavailable, because that
+      # registry still has the last roster.
       ++ pkgs.lib.optional (role == "registry") "--alive";
       Interval = 30 * seconds;
       Timeout = 5 * seconds;

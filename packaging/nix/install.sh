@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# What the package holds beside its binary. The builder of packages runs it after the binary is in "$out/bin".
+# Installs the files of the package other than its binary. It runs after the binary is installed in "$out/bin".
 
-# Units, which NixOS takes from here, and the text for what the journal calls by number, which it does not.
+# Units, which NixOS uses from here, and the journal catalog, which NixOS does not use.
 install -D --mode=0444 --target-directory="$out/lib/systemd/system" packaging/systemd/*.service packaging/systemd/*.socket
 for unit in "$out"/lib/systemd/system/*.service; do
     substituteInPlace "$unit" --replace-fail /usr/bin/netring "$out/bin/netring"
@@ -10,7 +10,7 @@ for catalog in packaging/systemd/*.catalog; do
     [[ ! -e $catalog ]] || install -D --mode=0444 --target-directory="$out/lib/systemd/catalog" "$catalog"
 done
 
-# Manual and completions, which the binary itself prints.
+# Manual pages and completions, which the binary prints.
 mkdir manual
 "$out/bin/netring" man --dir manual
 installManPage manual/*
@@ -19,7 +19,7 @@ for shell in bash fish zsh; do
     installShellCompletion --cmd netring "--$shell" "netring.$shell"
 done
 
-# For Prometheus and Grafana, and the settings with all their defaults.
+# Files for Prometheus and Grafana, and the sample configurations.
 install -D --mode=0444 --target-directory="$out/share/netring" config/alerts.yml config/prometheus.yml
 install -D --mode=0444 --target-directory="$out/share/doc/netring" config/member.yaml config/registry.yaml
 if [[ -d config/grafana ]]; then

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Holds the Kubernetes manifests to the schema of Kubernetes, as files and as the overlays that are applied.
+# Validates the Kubernetes manifests, and the output of the overlays, against the Kubernetes schema.
 files=(packaging/kubernetes/*.yaml)
 overlays=(packaging/kubernetes/overlays/*/)
 for file in "${files[@]}"; do

@@ -1,5 +1,5 @@
-# `nix develop`: the toolchain and programs that tests/run wants, but for Debian's linters of packages, without which their part is
-# skipped, and the keys of Debian's archive, which mmdebstrap takes from the host.
+# `nix develop`: the toolchain and the programs that tests/run uses. Missing are Debian's package linters, whose checks are skipped
+# without them, and the keys of Debian's archive, which mmdebstrap takes from the host.
 {
   pkgs,
   craneLib,

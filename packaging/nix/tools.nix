@@ -1,5 +1,5 @@
-# The tools of packaging/build, in the versions that it asks for. The first hash is that of the unpacked crate, the second that
-# of all crates it is built from; `nix build` says both after a change of the version.
+# The tools of packaging/build, in the versions that it requires. `hash` is that of the unpacked crate, `cargoHash` that of its
+# dependencies; after a change of the version, `nix build` prints both.
 { pkgs }:
 let
   crate =
@@ -12,7 +12,7 @@ let
     pkgs.rustPlatform.buildRustPackage {
       inherit pname version cargoHash;
       src = pkgs.fetchCrate { inherit pname version hash; };
-      # Their tests want the layout of another distribution.
+      # Their tests expect the file layout of another distribution.
       doCheck = false;
       meta.mainProgram = pname;
     };

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs after the files are there: $1 is 1 for an installation and 2 for an upgrade.
+# Runs after the files are installed: $1 is 1 for an installation and 2 for an upgrade.
 journalctl --update-catalog >/dev/null 2>&1 || :
 if [ "$1" -eq 1 ]; then
     systemctl --no-reload preset netring-registry.service netring-registry.socket \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs while the files are still there: $1 is 0 where the package goes and 1 where another version takes its place.
+# Runs before the files are removed: $1 is 0 for a removal and 1 for an upgrade.
 if [ "$1" -eq 0 ]; then
     systemctl --no-reload disable netring-registry.service netring-registry.socket \
         netring-member.service netring-member.socket >/dev/null 2>&1 || :

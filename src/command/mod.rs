@@ -57,7 +57,7 @@ const EXIT_CODES: &str = "Exit codes:
 pub fn table() -> Command {
     Command::new("netring")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Monitor whether every site can reach every other site, how fast, and why not")
+        .about("Monitors whether every site can reach every other site, how fast, and why not")
         .after_help(format!("Example:\n  netring demo\n\n{EXIT_CODES}"))
         .subcommand_required(true)
         .arg_required_else_help(true)

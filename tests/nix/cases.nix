@@ -213,7 +213,7 @@ in
     };
     "a password of Redis at a member" = {
       host = member { member.registry.redis_password = "hunter2"; };
-      message = "a member uses no Redis; take it away";
+      message = "a member does not use Redis; remove it";
     };
     "a password from the Nix store" = {
       host.imports = [
@@ -237,14 +237,14 @@ in
         redis.createLocally = true;
         redisPasswordFile = "/run/secrets/redis";
       };
-      message = "redisPasswordFile has no use with";
+      message = "redisPasswordFile has no effect with";
     };
     "a password without a Redis" = {
       host.services.netring.registry = {
         enable = true;
         redisPasswordFile = "/run/secrets/redis";
       };
-      message = "names no Redis";
+      message = "does not name a Redis";
     };
     "a Redis of one's own beside another one" = {
       host.services.netring.registry = {
