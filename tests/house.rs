@@ -20,10 +20,14 @@ const WITHIN_A_ROW: [(&str, &str); 1] = [("serve", "host")];
 const KNOWN_CIRCLES: [&str; 2] = ["registry/directory", "registry/exporter"];
 
 /// The files that decide and never wait, with the folders of the same names.
-const PURE: [&str; 8] = [
+const PURE: [&str; 12] = [
     "registry/roster",
+    "member/membership",
     "member/session",
     "member/peers",
+    "member/plan",
+    "member/judge",
+    "member/memory",
     "member/board",
     "member/health",
     "member/snapshot",

@@ -533,7 +533,7 @@ mod tests {
                  heartbeat_interval: {heartbeat}}}}}"
             );
             let file = crate::config::ConfigFile::parse(std::path::Path::new("member.yaml"), &text).unwrap();
-            file.member(&crate::config::Environment::default()).unwrap().settings
+            crate::config::member_from(&file, &crate::config::Environment::default()).unwrap().settings
         };
         assert_eq!(hold(&intervals(30, 45)), Duration::from_secs(100));
         assert_eq!(hold(&intervals(60, 45)), Duration::from_secs(130));
