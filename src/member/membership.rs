@@ -104,8 +104,9 @@ pub struct Membership {
     /// The address of the last registration, and when it was made.
     registered: Option<(SocketAddr, Instant)>,
     duplicate: Option<SocketAddr>,
-    /// The last run left the ring in order: that the registry does not know this member says nothing of its memory.
-    left_in_order: bool,
+    /// This member was on the roster, in this run or when the last one ended: that the registry does not know it says
+    /// something about the registry.
+    was_listed: bool,
     unusable: usize,
 }
 
@@ -123,14 +124,14 @@ impl Membership {
             roster_at: None,
             registered: None,
             duplicate: None,
-            left_in_order: false,
+            was_listed: false,
             unusable: 0,
         }
     }
 
     /// Begins with the roster of the last run, which may have left the ring in order.
     pub fn recall(&mut self, roster: Vec<Member>, left_in_order: bool, now: Instant) -> Change {
-        self.left_in_order = left_in_order;
+        self.was_listed = !roster.is_empty() && !left_in_order;
         self.peers.apply(roster, now)
     }
 
@@ -157,7 +158,7 @@ impl Membership {
     /// number from 0 to 1.
     pub fn on_lease(&mut self, ticket: Ticket, answer: LeaseAnswer, now: Instant, jitter: f64) -> Option<News> {
         let reply = match answer {
-            LeaseAnswer::Registered { known, .. } => LeaseReply::Registered { known: known || self.left_in_order },
+            LeaseAnswer::Registered { known, .. } => LeaseReply::Registered { known: known || !self.was_listed },
             LeaseAnswer::Renewed => LeaseReply::Renewed,
             LeaseAnswer::Unknown => LeaseReply::Unknown,
             LeaseAnswer::Failed => LeaseReply::Failed,
@@ -165,7 +166,7 @@ impl Membership {
         let forgotten = self.session.on_lease(ticket, reply, now, jitter)?;
         let mut news = News { holds: forgotten && self.peers.registry_forgot(now), ..News::default() };
         if let LeaseAnswer::Registered { address, .. } = answer {
-            self.left_in_order = false;
+            self.was_listed = true;
             let before = self.registered.replace((address, now));
             news.registered = Some(address).filter(|_| before.is_none_or(|(before, _)| before != address));
         }
@@ -230,7 +231,7 @@ impl Membership {
 
     /// Begins anew with another registry. The peers may be on their way there, too.
     pub fn start_over(&mut self, now: Instant) {
-        (self.registered, self.duplicate, self.left_in_order, self.etag) = (None, None, false, None);
+        (self.registered, self.duplicate, self.etag) = (None, None, None);
         self.peers.registry_forgot(now);
         self.session.start_over(now);
     }
