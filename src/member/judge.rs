@@ -81,7 +81,8 @@ pub fn judge(mut outcome: Outcome, facts: &Facts, peer: &Peer, held: bool, isola
     let mut judged = Judged { outcome, finding: Finding::Up, answered_by_another: None, answered_itself: false };
     if let Some(answered_by) = answered_by {
         let elsewhere = answered_by.location.filter(|location| *location != peer.location);
-        let another = answered_by.instance_id.filter(|instance| *instance != peer.instance_id);
+        let itself = answered_by.instance_id.as_ref() == Some(&peer.instance_id);
+        let another = answered_by.instance_id.filter(|_| !itself);
         match (elsewhere, another) {
             (Some(location), another) => {
                 let who = another.map_or_else(String::new, |instance| format!(" ({instance})"));
@@ -89,7 +90,7 @@ pub fn judge(mut outcome: Outcome, facts: &Facts, peer: &Peer, held: bool, isola
                 judged.outcome.result = Err(Failure { reason: Reason::Identity, detail });
             }
             (None, Some(instance)) => judged.answered_by_another = Some(instance),
-            (None, None) => judged.answered_itself = true,
+            (None, None) => judged.answered_itself = itself,
         }
     }
     let failure = match &mut judged.outcome.result {

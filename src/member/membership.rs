@@ -182,7 +182,8 @@ impl Membership {
         let entry = entry.map(|member| SocketAddr::new(member.ip, member.port.get()));
         let listed = entry.is_some();
         let reply = match answer {
-            RosterAnswer::Full { .. } => RosterReply::Full { listed },
+            // A roster without this member is not one to be confirmed by "unchanged".
+            RosterAnswer::Full { ref etag, .. } => RosterReply::Full { listed, tagged: listed && etag.is_some() },
             RosterAnswer::Unchanged { .. } => RosterReply::Unchanged,
             RosterAnswer::NoRoom => RosterReply::NoRoom,
             RosterAnswer::Failed => RosterReply::Failed,
@@ -196,7 +197,6 @@ impl Membership {
         }
         if let RosterAnswer::Full { roster, etag, .. } = answer {
             self.since_full = 0;
-            // A roster without this member is not one to be confirmed by "unchanged".
             self.etag = etag.filter(|_| listed);
             news.duplicate = self.duplicate_at(entry, now);
             if std::mem::replace(&mut self.unusable, roster.unusable) != roster.unusable {

@@ -13,7 +13,7 @@
 //!   together do not come back together. The other lane goes on: a member that cannot register still follows the roster.
 //! * The roster is followed by long polls: the registry keeps the request until the roster changes or `poll` is over (60 s at
 //!   most). A registry that does not keep it, or has no room for another waiting request, is asked plainly each `poll` interval,
-//!   and asked to wait again after [`PLAIN_FOR`].
+//!   and asked to wait again after [`PLAIN_FOR`]. One whose rosters have no entity tag is asked each `poll` interval, too.
 
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,8 @@ pub enum RosterReply {
     Full {
         /// Whether this member is on it.
         listed: bool,
+        /// Whether it can be confirmed by "unchanged", so that the registry can be asked to wait for another one.
+        tagged: bool,
     },
     /// The roster is the one that is known.
     Unchanged,
@@ -209,8 +211,11 @@ impl Session {
             self.lease.failed(self.pace.poll, now, jitter);
             return Some(false);
         }
+        if self.lease.failures > 0 && self.roster.failures > 0 {
+            // Both were lost and one is back: so may the other be.
+            self.roster.due = self.roster.due.min(now);
+        }
         self.lease.failures = 0;
-        self.bring_back_roster(now);
         Some(match reply {
             // A heartbeat turns into a registration where the member's address has changed.
             LeaseReply::Registered { known } => {
@@ -237,7 +242,7 @@ impl Session {
     /// Takes in the reply to a request for the roster, as [`Session::on_lease`] does for the lease.
     pub fn on_roster(&mut self, ticket: Ticket, reply: RosterReply, now: Instant, jitter: f64) -> Option<bool> {
         let UnderWay { began, wait, .. } = self.roster.take(ticket)?;
-        let listed = match reply {
+        let (listed, tagged) = match reply {
             RosterReply::Failed => {
                 self.roster.failed(self.pace.poll, now, jitter);
                 // Whoever answers next may keep requests, or may not any more.
@@ -249,8 +254,8 @@ impl Session {
                 self.roster.due = now;
                 return Some(false);
             }
-            RosterReply::Full { listed } => listed,
-            RosterReply::Unchanged => true,
+            RosterReply::Full { listed, tagged } => (listed, tagged),
+            RosterReply::Unchanged => (true, true),
         };
         let early = reply == RosterReply::Unchanged && now.saturating_duration_since(began) < wait / 2;
         self.not_kept = if early { self.not_kept + 1 } else { 0 };
@@ -262,7 +267,13 @@ impl Session {
             self.lease.due = self.lease.due.min(now);
         }
         self.roster.failures = 0;
-        self.roster.due = if early || wait.is_zero() && self.plain_until.is_some() {
+        let forgotten = !listed && self.registered;
+        // Another replica may not show this member yet: its roster is not to be trusted, but all is well.
+        let settled = self.registered_at.is_some_and(|at| now.saturating_duration_since(at) > REPLICA_LAG);
+        let lags = forgotten && !settled;
+        // Whoever answers at once, and would do so again, is asked each `poll` interval.
+        let plainly = wait.is_zero() && self.plain_until.is_some() || !tagged && !lags;
+        self.roster.due = if early || plainly {
             let next = self.roster.due + self.pace.poll;
             if next > now { next } else { now + self.pace.poll }
         } else if reply == RosterReply::Unchanged {
@@ -270,20 +281,10 @@ impl Session {
         } else {
             now + GATHER.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
         };
-        let forgotten = !listed && self.registered;
-        // Another replica may not show this member yet: its roster is not to be trusted, but all is well.
-        let settled = self.registered_at.is_some_and(|at| now.saturating_duration_since(at) > REPLICA_LAG);
         if forgotten && settled {
             self.register_now(now);
         }
         Some(forgotten)
-    }
-
-    /// A registry that was away answers the lease lane: the roster lane need not wait out its own back-off.
-    fn bring_back_roster(&mut self, now: Instant) {
-        if self.roster.failures > 0 && self.roster.under_way.is_none() {
-            self.roster.due = self.roster.due.min(now);
-        }
     }
 
     /// Registers again at once: the address or the location has changed. A reply that is still to come does not count.

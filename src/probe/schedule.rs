@@ -244,7 +244,8 @@ impl Schedule {
             return;
         }
         let next = self.first_due(phase, self.nanos(now));
-        self.targets.insert(id, Entry { phase, next, follow_up: None, running: None, slow: false, was_follow_up: false });
+        self.targets
+            .insert(id, Entry { phase, next, follow_up: None, running: None, slow: false, was_follow_up: false });
         self.queue.insert((next, id));
     }
 
@@ -299,6 +300,11 @@ impl Schedule {
         self.in_flight
     }
 
+    /// How many probes of slow targets may be in flight at once: one at least, or none would ever be found to answer again.
+    fn slow_max(&self) -> usize {
+        (self.max_in_flight - self.max_in_flight.div_ceil(4)).max(1)
+    }
+
     /// When to ask for turns next; none while there are no targets.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
@@ -309,12 +315,12 @@ impl Schedule {
     pub fn due(&mut self, now: Instant) -> Option<Event> {
         let tolerance = nanos(TOLERANCE).min(self.interval / 2);
         let now = self.nanos(now);
+        let slow_max = self.slow_max();
         loop {
             let &(due, id) = self.queue.first().filter(|&&(due, _)| due <= now)?;
             self.queue.pop_first();
             let entry = self.targets.get_mut(&id).expect("every target in the queue is in the table");
             let lag = now - due;
-            let slow_max = self.max_in_flight - self.max_in_flight / 4;
             let in_the_way = if entry.running.is_some() {
                 Some(SkipReason::Overlap)
             } else if self.in_flight >= self.max_in_flight || (entry.slow && self.slow_in_flight >= slow_max) {

@@ -29,6 +29,11 @@ fn names(peers: &[Arc<Peer>]) -> Vec<&str> {
     peers.iter().map(|peer| peer.instance_id.as_str()).collect()
 }
 
+/// Every peer as `id`, or as `id?` where it is held.
+fn states(peers: &Peers) -> Vec<String> {
+    peers.iter().map(|entry| format!("{}{}", entry.peer.instance_id, if entry.held { "?" } else { "" })).collect()
+}
+
 /// Peers of `me`, who know `a` and `b`.
 fn known() -> (Peers, Instant) {
     let now = crate::clock::monotonic();
@@ -109,24 +114,6 @@ fn who_comes_back_and_goes_missing_again_is_held_anew() {
 }
 
 #[test]
-fn a_probe_that_would_end_at_oneself_is_known() {
-    let peer = |ip: &str, port| Peer {
-        location: "x".parse().unwrap(),
-        instance_id: id("a"),
-        ip: ip.parse().unwrap(),
-        port: NonZeroU16::new(port).unwrap(),
-    };
-    let own = "10.0.0.1:8756".parse().unwrap();
-    assert!(peer("127.0.0.1", 9).leads_back(own));
-    assert!(peer("::1", 9).leads_back(own));
-    assert!(peer("10.0.0.1", 8756).leads_back(own));
-    assert!(!peer("10.0.0.1", 8757).leads_back(own), "another member on this host");
-    let on_loopback = "127.0.0.1:8757".parse().unwrap();
-    assert!(!peer("127.0.0.1", 8758).leads_back(on_loopback), "a ring on one host");
-    assert!(peer("127.0.0.1", 8757).leads_back(on_loopback));
-}
-
-#[test]
 fn a_roster_after_the_hold_lets_go_as_well() {
     let (mut peers, now) = known();
     peers.registry_forgot(now);
@@ -159,7 +146,49 @@ fn those_who_join_during_a_hold_join() {
 #[test]
 fn a_peer_keeps_its_allocation_while_it_stays_the_same() {
     let (mut peers, now) = known();
-    let before: Vec<_> = peers.iter().map(|(peer, _)| Arc::clone(peer)).collect();
+    let before: Vec<_> = peers.iter().map(|entry| Arc::clone(entry.peer)).collect();
     peers.apply(roster(&["a@x:1", "b@y:1"]), now);
-    assert!(peers.iter().zip(&before).all(|((now, _), before)| Arc::ptr_eq(now, before)));
+    assert!(peers.iter().zip(&before).all(|(now, before)| Arc::ptr_eq(now.peer, before)));
+}
+
+#[test]
+fn a_peer_is_held_while_it_is_missing_and_no_more_when_it_is_back() {
+    let (mut peers, now) = known();
+    peers.registry_forgot(now);
+    assert_eq!(states(&peers), ["a", "b"], "nobody is missing yet");
+    peers.apply(roster(&["me@x:1", "b@y:1", "c@z:1"]), now);
+    assert_eq!(states(&peers), ["a?", "b", "c"]);
+    peers.apply(roster(&["me@x:1", "b@y:1"]), now + HOLD / 4);
+    assert_eq!(states(&peers), ["a?", "b", "c?"]);
+    peers.apply(roster(&["me@x:1", "a@x:2", "b@y:1"]), now + HOLD / 2);
+    assert_eq!(states(&peers), ["a", "b", "c?"], "also where it is back at another address");
+    peers.settle(now + HOLD);
+    assert_eq!(states(&peers), ["a", "b"]);
+}
+
+#[test]
+fn a_peer_is_held_with_what_was_last_known_of_it() {
+    let (mut peers, now) = known();
+    let seen = |peers: &Peers| peers.iter().map(|entry| entry.last_seen).collect::<Vec<_>>();
+    let later = |text: &str| Member { last_seen: 9, ..member(text) };
+    assert_eq!(seen(&peers), [5, 5]);
+    peers.apply(vec![later("a@x:1"), later("b@y:1")], now);
+    assert_eq!(seen(&peers), [9, 9], "a roster that changes nothing else says when a peer was last heard of");
+    peers.registry_forgot(now);
+    peers.apply(vec![member("b@y:1")], now);
+    assert_eq!((seen(&peers), states(&peers)), (vec![9, 5], vec!["a?".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn another_length_counts_for_holds_that_begin_afterwards() {
+    let (mut peers, now) = known();
+    peers.registry_forgot(now);
+    peers.apply(Vec::new(), now);
+    peers.set_hold(HOLD * 2);
+    assert_eq!(names(&peers.settle(now + HOLD).left), ["a", "b"], "this one had begun");
+    peers.apply(roster(&["a@x:1"]), now + HOLD);
+    peers.registry_forgot(now + HOLD);
+    peers.apply(Vec::new(), now + HOLD);
+    assert!(peers.settle(now + HOLD * 2).is_empty());
+    assert_eq!(names(&peers.settle(now + HOLD * 3).left), ["a"]);
 }

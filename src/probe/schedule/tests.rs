@@ -82,7 +82,7 @@ fn ten_thousand_targets_are_spread_evenly_over_the_interval() {
     while let Some(due) = schedule.next_due().filter(|&due| due < start + MINUTE) {
         let turn = started(&mut schedule, due);
         by_100_ms[((turn.due - start).as_millis() / 100) as usize] += 1;
-        assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, due));
+        assert!(schedule.ended(turn, false));
     }
     assert_eq!(by_100_ms.iter().sum::<u32>(), 10_000);
     assert!((420.0..780.0).contains(&unevenness(&by_100_ms)), "{}", unevenness(&by_100_ms));
@@ -128,7 +128,7 @@ fn no_target_drifts_over_a_day_of_late_wake_ups_and_slow_probes() {
         running.sort_by_key(|&(end, _)| end);
         while running.first().is_some_and(|&(end, _)| end <= wake) {
             let (end, turn) = running.remove(0);
-            assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, end));
+            assert!(schedule.ended(turn, false));
         }
         while let Some(event) = schedule.due(wake) {
             let Event::Start(turn) = event else { panic!("{event:?}") };
@@ -148,13 +148,13 @@ fn after_a_pause_of_ten_seconds_missed_turns_are_counted_and_not_made_up_for() {
     let interval = Duration::from_secs(4);
     let mut schedule = single(start, interval);
     let turn = started(&mut schedule, start);
-    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(5)));
+    assert!(schedule.ended(turn, false));
     // Due at 4, 8 and 12; woken at 13.
     assert_eq!(schedule.due(start + ms(13_000)), skipped(SkipReason::Late, 2));
     let turn = started(&mut schedule, start + ms(13_000));
     assert_eq!(turn.due, start + ms(12_000));
     assert_eq!(schedule.due(start + ms(13_000)), None);
-    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(13_005)));
+    assert!(schedule.ended(turn, false));
     assert_eq!(schedule.next_due(), Some(start + ms(16_000)));
     // Due at 16 and 20; woken at 23, which is 3 s late for the last of them too.
     assert_eq!(schedule.due(start + ms(23_000)), skipped(SkipReason::Late, 2));
@@ -205,7 +205,7 @@ fn a_target_whose_last_probe_still_runs_is_skipped_as_overlap() {
     let turn = started(&mut schedule, start);
     assert_eq!(schedule.due(start + ms(1_000)), skipped(SkipReason::Overlap, 1));
     assert_eq!(schedule.due(start + ms(2_001)), skipped(SkipReason::Overlap, 1));
-    assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, start + ms(2_500)));
+    assert!(schedule.ended(turn, false));
     assert_eq!(started(&mut schedule, start + ms(3_000)).due, start + ms(3_000));
 }
 
@@ -224,14 +224,14 @@ fn no_more_probes_are_in_flight_than_may_be() {
     // A target that leaves gives its place back at once, and the end of its probe is of no interest.
     schedule.remove(second.id);
     assert_eq!(schedule.in_flight(), 1);
-    assert!(!schedule.ended(second, Finding::Up, Duration::ZERO, now));
-    assert!(schedule.ended(first, Finding::Up, Duration::ZERO, now));
+    assert!(!schedule.ended(second, false));
+    assert!(schedule.ended(first, false));
     assert_eq!(schedule.in_flight(), 0);
     schedule.set_max_in_flight(1);
     let now = start + ms(1_100);
     let first = started(&mut schedule, now);
     assert_eq!(schedule.due(now), Some(Event::Skipped { id: TargetId(2), reason: SkipReason::Limit, count: 1 }));
-    assert!(schedule.ended(first, Finding::Up, Duration::ZERO, now));
+    assert!(schedule.ended(first, false));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn targets_that_come_and_go_leave_the_rhythm_of_the_others_alone() {
         for (schedule, dues) in [&mut alone, &mut disturbed].into_iter().zip(&mut dues) {
             while let Some(event) = schedule.due(now) {
                 let Event::Start(turn) = event else { panic!("{event:?}") };
-                assert!(schedule.ended(turn, Finding::Up, Duration::ZERO, now));
+                assert!(schedule.ended(turn, false));
                 if turn.id.0 < 100 {
                     dues.entry(turn.id).or_default().push(turn.due);
                 }
@@ -270,8 +270,9 @@ fn a_new_interval_keeps_the_share_that_is_each_targets_phase() {
     schedule.add(TargetId(1), share(1, 2), start);
     let first = started(&mut schedule, start + ms(15_000));
     assert_eq!(first.due, start + ms(15_000));
-    // Down at first sight: follow-ups at 16, 17 and 19 s, unless a regular turn comes first.
-    assert!(schedule.ended(first, Finding::Down, Duration::ZERO, start + ms(15_000)));
+    // It has turned: follow-ups at 16, 17 and 19 s, unless a regular turn comes first.
+    assert!(schedule.ended(first, false));
+    schedule.turned(first.id, start + ms(15_000), Duration::ZERO);
     schedule.set_interval(ms(10_000), start + ms(15_500));
     // Now at 2.5 and 5 s of every 10.
     assert_eq!(schedule.next_due(), Some(start + ms(16_000)));
@@ -279,7 +280,7 @@ fn a_new_interval_keeps_the_share_that_is_each_targets_phase() {
     while dues.len() < 5 {
         let now = schedule.next_due().unwrap();
         let turn = started(&mut schedule, now);
-        assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, now));
+        assert!(schedule.ended(turn, false));
         dues.push((turn.id.0, (now - start).as_millis(), turn.follow_up));
     }
     assert_eq!(dues, [(0, 16_000, true), (0, 17_000, true), (0, 19_000, true), (0, 22_500, false), (1, 25_000, false)]);
@@ -288,78 +289,101 @@ fn a_new_interval_keeps_the_share_that_is_each_targets_phase() {
 /// When a probe started, in milliseconds, and whether it was a follow-up.
 type Look = (u128, bool);
 
-/// What a target does over time: the regular turns' findings in order, `follow_up` for all looks between, and how long
-/// each probe takes. Gives back when every probe started, in milliseconds, and whether it was a follow-up.
-fn looks(interval: Duration, takes: Duration, regular: &[Finding], follow_up: Finding) -> Vec<Look> {
+/// What a target does over time: whether each regular turn in order finds that it has turned, whether each follow-up does, how
+/// long each probe takes, and how long after its end the schedule hears of a turn. Gives back when every probe started, in
+/// milliseconds, and whether it was a follow-up.
+fn looks(interval: Duration, takes: Duration, heard_after: Duration, regular: &[bool], follow_up: bool) -> Vec<Look> {
     let start = clock::monotonic();
     let mut schedule = single(start, interval);
-    let mut findings = regular.iter();
+    let mut regular = regular.iter();
     let mut looks = Vec::new();
     while let Some(now) = schedule.next_due() {
         let Some(event) = schedule.due(now) else { continue };
         let Event::Start(turn) = event else { panic!("{event:?}") };
-        let finding = if turn.follow_up {
+        let turned = if turn.follow_up {
             follow_up
         } else {
-            let Some(&finding) = findings.next() else { break };
-            finding
+            let Some(&turned) = regular.next() else { break };
+            turned
         };
         looks.push(((now - start).as_millis(), turn.follow_up));
         // Whatever falls due while the probe runs finds it running.
         while let Some(next) = schedule.next_due().filter(|&next| next < now + takes) {
             assert_eq!(schedule.due(next), None);
         }
-        assert!(schedule.ended(turn, finding, takes, now + takes));
+        assert!(schedule.ended(turn, false));
+        if turned {
+            let heard = now + takes + heard_after;
+            assert!(schedule.next_due().is_some_and(|next| next >= heard), "nothing happens before it is heard of");
+            schedule.turned(turn.id, now + takes, takes);
+        }
     }
     looks
 }
 
+const AT_ONCE: Duration = Duration::ZERO;
+
 #[test]
-fn a_change_of_state_is_looked_at_again_after_1_2_and_4_seconds() {
-    use Finding::{Down, Nothing, Up};
+fn a_target_that_turned_is_looked_at_again_after_1_2_and_4_seconds() {
     let followed = |at: u128| vec![(at + 1_000, true), (at + 2_000, true), (at + 4_000, true)];
     let regular = |at: u128| vec![(at, false)];
-    let table: &[(&[Finding], Vec<Vec<Look>>)] = &[
-        (&[Up, Up], vec![regular(0), regular(60_000)]),
-        (&[Down, Down], vec![regular(0), followed(0), regular(60_000)]),
-        (&[Up, Down, Down], vec![regular(0), regular(60_000), followed(60_000), regular(120_000)]),
-        (&[Nothing, Nothing], vec![regular(0), regular(60_000)]),
-        (&[Nothing, Up], vec![regular(0), regular(60_000)]),
-        (&[Nothing, Down], vec![regular(0), regular(60_000), followed(60_000)]),
-        (&[Up, Nothing, Up], vec![regular(0), regular(60_000), regular(120_000)]),
-        (&[Up, Nothing, Down], vec![regular(0), regular(60_000), regular(120_000), followed(120_000)]),
+    let table: &[(&[bool], Vec<Vec<Look>>)] = &[
+        (&[false, false], vec![regular(0), regular(60_000)]),
+        (&[true, false], vec![regular(0), followed(0), regular(60_000)]),
+        (&[false, true, false], vec![regular(0), regular(60_000), followed(60_000), regular(120_000)]),
+        (&[true, true], vec![regular(0), followed(0), regular(60_000), followed(60_000)]),
     ];
-    for (findings, expected) in table {
-        assert_eq!(looks(MINUTE, Duration::ZERO, findings, Down), expected.concat(), "{findings:?}");
+    for (turned, expected) in table {
+        for follow_up in [false, true] {
+            // A follow-up that finds it the other way again neither ends the sequence nor starts another one.
+            assert_eq!(
+                looks(MINUTE, AT_ONCE, AT_ONCE, turned, follow_up),
+                expected.concat(),
+                "{turned:?}, {follow_up}"
+            );
+        }
     }
-    // Down, then up again on the follow-ups: the next regular one to succeed changes nothing, one to fail does.
-    let blip = [regular(0), followed(0), regular(60_000)].concat();
-    assert_eq!(looks(MINUTE, Duration::ZERO, &[Down, Up], Up), blip);
-    assert_eq!(looks(MINUTE, Duration::ZERO, &[Down, Down], Up), [blip.clone(), followed(60_000)].concat());
-    // Down for good, then up.
-    assert_eq!(looks(MINUTE, Duration::ZERO, &[Down, Up], Down), [blip.clone(), followed(60_000)].concat());
-    // The follow-ups of a fault of our own say nothing either.
-    assert_eq!(looks(MINUTE, Duration::ZERO, &[Down, Down], Nothing), blip);
 }
 
 #[test]
 fn follow_ups_count_from_the_end_of_the_probe_and_come_before_the_next_regular_turn_or_not_at_all() {
-    use Finding::Down;
+    let looks = |interval, takes| looks(interval, takes, AT_ONCE, &[true, true], true);
     // Ends at 300 ms; 1.3 s and 2.3 s come before 4 s, 4.3 s does not.
-    let expected = [(0, false), (1_300, true), (2_300, true), (4_000, false)];
-    assert_eq!(looks(ms(4_000), ms(300), &[Down, Down], Down), expected);
+    assert_eq!(looks(ms(4_000), ms(300))[..4], [(0, false), (1_300, true), (2_300, true), (4_000, false)]);
     // Exactly at the next regular turn is not before it.
-    assert_eq!(
-        looks(ms(4_000), Duration::ZERO, &[Down, Down], Down),
-        [(0, false), (1_000, true), (2_000, true), (4_000, false)]
-    );
-    assert_eq!(looks(ms(1_000), Duration::ZERO, &[Down, Down], Down), [(0, false), (1_000, false)]);
+    assert_eq!(looks(ms(4_000), AT_ONCE)[..4], [(0, false), (1_000, true), (2_000, true), (4_000, false)]);
+    assert_eq!(looks(ms(1_000), AT_ONCE), [(0, false), (1_000, false)]);
     // One that may still run then is not made: it would cost the regular turn.
-    let expected = [(0, false), (2_200, true), (4_000, false)];
-    assert_eq!(looks(ms(4_000), ms(1_200), &[Down, Down], Down), expected);
-    assert_eq!(looks(ms(4_000), ms(2_000), &[Down, Down], Down), [(0, false), (4_000, false)]);
+    assert_eq!(looks(ms(4_000), ms(1_200))[..3], [(0, false), (2_200, true), (4_000, false)]);
+    assert_eq!(looks(ms(4_000), ms(2_000)), [(0, false), (4_000, false)]);
     // A time limit of 5 s: the follow-up of 1 s (at 6 s) runs until 11 s, past those of 2 s and 4 s.
-    assert_eq!(looks(MINUTE, ms(5_000), &[Down, Down], Down), [(0, false), (6_000, true), (60_000, false)]);
+    assert_eq!(looks(MINUTE, ms(5_000))[..3], [(0, false), (6_000, true), (60_000, false)]);
+}
+
+#[test]
+fn a_turn_that_is_heard_of_late_is_still_followed_up_from_the_end_of_its_probe() {
+    let expected = [(0, false), (1_000, true), (2_000, true), (4_000, true), (60_000, false)];
+    assert_eq!(looks(MINUTE, AT_ONCE, ms(900), &[true, false], false), expected);
+    let start = clock::monotonic();
+    let mut schedule = single(start, MINUTE);
+    let turn = started(&mut schedule, start);
+    assert!(schedule.ended(turn, false));
+    schedule.turned(turn.id, start, Duration::ZERO);
+    // Noticed 2.5 s late, the first is dropped and not counted; the second, 1.5 s late, is made.
+    let turn = started(&mut schedule, start + ms(3_500));
+    assert_eq!((turn.due, turn.follow_up), (start + ms(2_000), true));
+    assert_eq!(schedule.due(start + ms(3_500)), None);
+}
+
+#[test]
+fn a_turn_of_a_target_that_was_taken_out_is_of_no_interest() {
+    let start = clock::monotonic();
+    let mut schedule = single(start, MINUTE);
+    let turn = started(&mut schedule, start);
+    assert!(schedule.ended(turn, false));
+    schedule.remove(turn.id);
+    schedule.turned(turn.id, start, Duration::ZERO);
+    assert_eq!((schedule.next_due(), schedule.queue.len()), (None, 0));
 }
 
 #[test]
@@ -367,12 +391,131 @@ fn a_regular_turn_that_is_due_ends_the_follow_ups() {
     let start = clock::monotonic();
     let mut schedule = single(start, ms(4_000));
     let turn = started(&mut schedule, start);
-    assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, start + ms(500)));
+    assert!(schedule.ended(turn, false));
+    schedule.turned(turn.id, start + ms(500), Duration::ZERO);
     // Both the follow-up of 2.5 s and the regular turn of 4 s are in time at 4.1 s: the regular one is made.
     let turn = started(&mut schedule, start + ms(4_100));
     assert_eq!((turn.due, turn.follow_up), (start + ms(4_000), false));
-    assert!(schedule.ended(turn, Finding::Down, Duration::ZERO, start + ms(4_200)));
+    assert!(schedule.ended(turn, false));
     assert_eq!(schedule.next_due(), Some(start + ms(8_000)));
+}
+
+/// Four targets with a place each that all run into their time limit; the interval is one second.
+fn four_that_are_slow(start: Instant) -> Schedule {
+    let mut schedule = Schedule::new(start, ms(1_000), 4);
+    for id in 0..4 {
+        schedule.add(TargetId(id), share(id, 100), start);
+    }
+    for _ in 0..4 {
+        let turn = started(&mut schedule, start + ms(100));
+        assert!(schedule.ended(turn, true));
+    }
+    schedule
+}
+
+fn no_place(id: u64) -> Option<Event> {
+    Some(Event::Skipped { id: TargetId(id), reason: SkipReason::Limit, count: 1 })
+}
+
+#[test]
+fn a_slow_target_that_answers_again_counts_as_any_other() {
+    let start = clock::monotonic();
+    let mut schedule = four_that_are_slow(start);
+    let now = start + ms(1_100);
+    let turns: Vec<Turn> = (0..3).map(|_| started(&mut schedule, now)).collect();
+    assert_eq!(schedule.due(now), no_place(3), "three quarters of the places are taken by slow targets");
+    assert!(schedule.ended(turns[0], false), "it answers again");
+    assert!(schedule.ended(turns[1], true) && schedule.ended(turns[2], true));
+    let now = start + ms(2_100);
+    let ids: Vec<u64> = (0..4).map(|_| started(&mut schedule, now).id.0).collect();
+    assert_eq!(ids, [0, 1, 2, 3], "one that answers and three that are slow");
+}
+
+#[test]
+fn a_slow_target_that_is_taken_out_gives_its_place_back_to_another_slow_one() {
+    let start = clock::monotonic();
+    let mut schedule = four_that_are_slow(start);
+    let now = start + ms(1_025);
+    let first = started(&mut schedule, now);
+    let _second = started(&mut schedule, now);
+    let _third = started(&mut schedule, now);
+    schedule.remove(first.id);
+    assert_eq!(started(&mut schedule, start + ms(1_100)).id, TargetId(3));
+    assert_eq!(schedule.in_flight(), 3);
+}
+
+#[test]
+fn slow_targets_may_take_three_quarters_of_the_places_at_most_and_one_at_least() {
+    let of = |max_in_flight| Schedule::new(clock::monotonic(), MINUTE, max_in_flight).slow_max();
+    assert_eq!([0, 1, 2, 3, 4, 5, 8, 1_000].map(of), [1, 1, 1, 2, 3, 3, 6, 750]);
+    assert!(of(usize::MAX) > usize::MAX / 2);
+}
+
+#[test]
+fn a_follow_up_of_a_slow_target_takes_no_place_that_is_kept_for_others() {
+    let start = clock::monotonic();
+    let mut schedule = four_that_are_slow(start);
+    let now = start + ms(1_100);
+    let turns: Vec<Turn> = (0..3).map(|_| started(&mut schedule, now)).collect();
+    assert_eq!(schedule.due(now), no_place(3));
+    // With turns a minute apart there is time for follow-ups. Those of this minute are at 0, 0.6, 1.2 and 1.8 s.
+    schedule.set_interval(MINUTE, now);
+    assert_eq!(all_due(&mut schedule, start + ms(3_000)).len(), 2);
+    let three = TargetId(3);
+    schedule.turned(three, start + ms(3_000), Duration::ZERO);
+    assert_eq!(schedule.due(start + ms(4_000)), None, "three slow ones are in flight");
+    assert!(schedule.ended(turns[0], true));
+    let turn = started(&mut schedule, start + ms(5_000));
+    assert_eq!((turn.id, turn.follow_up), (three, true));
+}
+
+/// Runs living targets, whose probes end at once, and dead ones, whose probes take half the interval and time out, for some
+/// intervals. Gives back how many turns of living and of dead targets found no place, and how many of dead ones were made, in
+/// the second half of the time.
+fn crowd(max_in_flight: usize, living: u64, dead: u64, intervals: u32) -> (u64, u64, u64) {
+    let start = clock::monotonic();
+    let interval = Duration::from_secs(10);
+    let mut schedule = Schedule::new(start, interval, max_in_flight);
+    for id in 0..living + dead {
+        schedule.add(TargetId(id), phase(id), start);
+    }
+    let (half, end) = (start + interval * intervals / 2, start + interval * intervals);
+    let mut running = std::collections::VecDeque::new();
+    let (mut living_missed, mut dead_missed, mut dead_made) = (0, 0, 0);
+    while let Some(now) = schedule.next_due().filter(|&due| due < end) {
+        while running.front().is_some_and(|&(ends, _)| ends <= now) {
+            let (_, turn) = running.pop_front().unwrap();
+            assert!(schedule.ended(turn, true));
+        }
+        while let Some(event) = schedule.due(now) {
+            let counts = u64::from(now >= half);
+            match event {
+                Event::Start(turn) if turn.id.0 < living => assert!(schedule.ended(turn, false)),
+                Event::Start(turn) => {
+                    running.push_back((now + interval / 2, turn));
+                    dead_made += counts;
+                }
+                Event::Skipped { id, reason, count } => {
+                    assert_eq!((reason, count), (SkipReason::Limit, 1));
+                    *(if id.0 < living { &mut living_missed } else { &mut dead_missed }) += counts;
+                }
+            }
+        }
+    }
+    (living_missed, dead_missed, dead_made)
+}
+
+#[test]
+fn living_targets_find_a_place_however_many_dead_ones_there_are() {
+    for (max_in_flight, living, dead, intervals) in [(2, 50, 20, 80), (4, 50, 40, 80), (1_000, 500, 4_000, 40)] {
+        let (living_missed, dead_missed, dead_made) = crowd(max_in_flight, living, dead, intervals);
+        let who = format!("{max_in_flight} places, {living} living and {dead} dead targets");
+        assert_eq!(living_missed, 0, "{who}");
+        assert!(dead_missed > 0, "there are more dead ones than places: {who}");
+        assert!(dead_made > 0, "and they are probed all the same: {who}");
+    }
+    let (_, _, dead_made) = crowd(1, 50, 20, 80);
+    assert!(dead_made > 0, "a single place is for everybody");
 }
 
 #[test]
@@ -398,19 +541,26 @@ enum Op {
     /// Time passes unnoticed.
     Pause(Duration),
     /// The n-th of the running probes ends.
-    End(prop::sample::Index, Finding),
+    End(prop::sample::Index, Ending),
     /// A target with this phase joins.
     Add(u64),
     /// The n-th of the targets leaves.
     Remove(prop::sample::Index),
 }
 
+/// How a probe ends.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    timed_out: bool,
+    turned: bool,
+}
+
 fn op() -> impl Strategy<Value = Op> {
-    let finding = prop_oneof![Just(Finding::Up), Just(Finding::Down), Just(Finding::Nothing)];
+    let ending = any::<(bool, bool)>().prop_map(|(timed_out, turned)| Ending { timed_out, turned });
     prop_oneof![
         6 => (0_u64..3_000).prop_map(|n| Op::Wait(ms(n))),
         1 => (0_u64..100_000).prop_map(|n| Op::Pause(ms(n))),
-        6 => (any::<prop::sample::Index>(), finding).prop_map(|(which, finding)| Op::End(which, finding)),
+        6 => (any::<prop::sample::Index>(), ending).prop_map(|(which, ending)| Op::End(which, ending)),
         1 => any::<u64>().prop_map(Op::Add),
         1 => any::<prop::sample::Index>().prop_map(Op::Remove),
     ]
@@ -423,7 +573,16 @@ struct Known {
     /// Its turns that have been started or skipped.
     accounted: u32,
     running: Option<Turn>,
+    /// Its last probe timed out.
+    slow: bool,
+    /// That was so when the probe that runs was started.
+    started_slow: bool,
+    /// How many follow-ups there may be yet.
+    follow_ups: usize,
 }
+
+/// How many places slow targets may take, by how many there are.
+const SLOW_MAX: [usize; 6] = [0, 1, 1, 2, 3, 3];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
@@ -454,12 +613,20 @@ proptest! {
                     now += time;
                     carry_out(&mut schedule, &mut known, now, interval, max_in_flight)?;
                 }
-                Op::End(which, finding) => {
+                Op::End(which, Ending { timed_out, turned }) => {
                     let mut running: Vec<_> = known.values_mut().filter(|k| k.running.is_some()).collect();
                     if !running.is_empty() {
-                        let turn = which.get_mut(&mut running).running.take().unwrap();
-                        prop_assert!(schedule.ended(turn, finding, Duration::ZERO, now));
-                        prop_assert!(!schedule.ended(turn, finding, Duration::ZERO, now), "a turn ends once");
+                        let target = which.get_mut(&mut running);
+                        let turn = target.running.take().unwrap();
+                        prop_assert!(schedule.ended(turn, timed_out));
+                        prop_assert!(!schedule.ended(turn, !timed_out), "a turn ends once");
+                        target.slow = timed_out;
+                        if turned {
+                            schedule.turned(turn.id, now, Duration::ZERO);
+                            if !turn.follow_up {
+                                target.follow_ups = FOLLOW_UPS.len();
+                            }
+                        }
                     }
                 }
                 Op::Add(phase) => {
@@ -471,7 +638,8 @@ proptest! {
                         first += interval;
                     }
                     schedule.add(id, Phase(phase), now);
-                    known.insert(id, Known { first, accounted: 0, running: None });
+                    let (slow, started_slow) = (false, false);
+                    known.insert(id, Known { first, accounted: 0, running: None, slow, started_slow, follow_ups: 0 });
                 }
                 Op::Remove(which) => {
                     if !known.is_empty() {
@@ -479,7 +647,7 @@ proptest! {
                         let gone = known.remove(&id).unwrap();
                         schedule.remove(id);
                         if let Some(turn) = gone.running {
-                            prop_assert!(!schedule.ended(turn, Finding::Up, Duration::ZERO, now));
+                            prop_assert!(!schedule.ended(turn, false));
                         }
                     }
                 }
@@ -511,13 +679,20 @@ fn carry_out(
 ) -> Result<(), TestCaseError> {
     while let Some(event) = schedule.due(now) {
         let in_flight = known.values().filter(|k| k.running.is_some()).count();
+        let slow_in_flight = known.values().filter(|k| k.running.is_some() && k.started_slow).count();
+        let slow_max = SLOW_MAX[max_in_flight];
         match event {
             Event::Start(turn) => {
                 let target = known.get_mut(&turn.id).unwrap();
                 prop_assert!(now >= turn.due && now - turn.due <= TOLERANCE.min(interval / 2));
                 prop_assert!(target.running.replace(turn).is_none(), "one probe at a time");
                 prop_assert!(in_flight < max_in_flight);
-                if !turn.follow_up {
+                prop_assert!(!target.slow || slow_in_flight < slow_max);
+                target.started_slow = target.slow;
+                if turn.follow_up {
+                    prop_assert!(target.follow_ups > 0, "a regular probe found that it had turned");
+                    target.follow_ups -= 1;
+                } else {
                     prop_assert_eq!(turn.due, target.first + interval * target.accounted);
                     target.accounted += 1;
                 }
@@ -526,7 +701,10 @@ fn carry_out(
                 let target = known.get_mut(&id).unwrap();
                 match reason {
                     SkipReason::Overlap => prop_assert!(target.running.is_some()),
-                    SkipReason::Limit => prop_assert_eq!(in_flight, max_in_flight),
+                    SkipReason::Limit => {
+                        let is_one_too_many = target.slow && slow_in_flight == slow_max;
+                        prop_assert!(in_flight == max_in_flight || is_one_too_many);
+                    }
                     SkipReason::Late => {}
                 }
                 prop_assert!(target.first + interval * target.accounted <= now);
