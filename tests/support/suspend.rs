@@ -1,5 +1,5 @@
-//! A host that is suspended, for the processes of a test: `CLOCK_BOOTTIME` goes on meanwhile and `CLOCK_MONOTONIC` does not
-//! (clock_gettime(2)).
+//! A host that is suspended, for the processes of a test: `CLOCK_BOOTTIME` and the wall clock go on meanwhile, and
+//! `CLOCK_MONOTONIC` does not (clock_gettime(2)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

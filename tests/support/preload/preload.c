@@ -1,7 +1,8 @@
 /* Faults that a test injects into a process below the C library, by LD_PRELOAD:
  *
- * NETRING_TEST_SUSPENDED names a file that holds nanoseconds, a signed 64-bit integer in the order of the machine. They are added to
- * CLOCK_BOOTTIME, as if the host had been suspended for so long. The file is mapped, so that a change counts at once.
+ * NETRING_TEST_SUSPENDED names a file that holds nanoseconds, a signed 64-bit integer in the byte order of the machine. They
+ * are added to CLOCK_BOOTTIME and CLOCK_REALTIME, as if the host had been suspended for so long. The file is mapped, so
+ * that a change counts at once.
  *
  * NETRING_TEST_DISK names a file. While it exists, fsync(2) and fdatasync(2) do not return, as on a disk that hangs.
  */
@@ -40,7 +41,7 @@ __attribute__((constructor)) static void begin(void) {
 int clock_gettime(clockid_t clock, struct timespec *time) {
     int outcome = next_clock_gettime != NULL ? next_clock_gettime(clock, time)
                                              : (int)syscall(SYS_clock_gettime, clock, time);
-    if (outcome == 0 && clock == CLOCK_BOOTTIME && suspended != NULL) {
+    if (outcome == 0 && (clock == CLOCK_BOOTTIME || clock == CLOCK_REALTIME) && suspended != NULL) {
         int64_t nanoseconds = *suspended;
         time->tv_sec += nanoseconds / 1000000000;
         time->tv_nsec += nanoseconds % 1000000000;
