@@ -42,8 +42,23 @@ fn fault(network: &Network, source: IpAddr, target: IpAddr, since: Instant) -> O
     runtime.block_on(network.fault(Some(source), target, since))
 }
 
+/// What a process without privileges knows there.
 fn network_of(host: &Host) -> Network {
-    host.inside(|| Network::start(&Vitals::new()).unwrap())
+    host.inside(|| {
+        become_nobody();
+        Network::start(&Vitals::new()).unwrap()
+    })
+}
+
+/// Takes every privilege from the calling thread and those it starts.
+fn become_nobody() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: setresuid(2) takes three numbers. The system call itself, unlike the C library's function, changes the calling
+    // thread alone, which ends with its work.
+    let changed = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    assert_eq!(changed, 0, "{}", std::io::Error::last_os_error());
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
 }
 
 fn becomes(wanted: &Seen, what: &str, mut see: impl FnMut() -> Seen) {

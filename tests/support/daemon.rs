@@ -8,10 +8,12 @@ use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::disk::HangingDisk;
 use super::fabric::Host;
 use super::http::{self, Answer};
 use super::metrics::Metrics;
 use super::process::{Process, Usage};
+use super::suspend::Suspend;
 use super::wall_clock::WallClock;
 use super::{SOON, Scratch, eventually, socket};
 
@@ -72,7 +74,7 @@ impl Registry {
     }
 
     fn place(&self, host: Option<&Host>) -> Place {
-        Place { host: host.cloned(), wall_clock: self.wall_clock.clone() }
+        Place { host: host.cloned(), wall_clock: self.wall_clock.clone(), suspend: None, disk: None }
     }
 }
 
@@ -107,6 +109,10 @@ pub struct Member {
     pub http_endpoints: Vec<String>,
     /// The wall clock it reads; without one the machine's.
     pub wall_clock: Option<WallClock>,
+    /// What suspends its host; without it the host stays awake.
+    pub suspend: Option<Suspend>,
+    /// The disk of its state directory; without one the machine's.
+    pub disk: Option<HangingDisk>,
 }
 
 impl Member {
@@ -125,6 +131,8 @@ impl Member {
             timeout: 0.5,
             http_endpoints: vec!["/health".into(), "/metrics".into()],
             wall_clock: None,
+            suspend: None,
+            disk: None,
         }
     }
 
@@ -166,7 +174,12 @@ impl Member {
     }
 
     fn place(&self, host: Option<&Host>) -> Place {
-        Place { host: host.cloned(), wall_clock: self.wall_clock.clone() }
+        Place {
+            host: host.cloned(),
+            wall_clock: self.wall_clock.clone(),
+            suspend: self.suspend.clone(),
+            disk: self.disk.clone(),
+        }
     }
 }
 
@@ -175,6 +188,8 @@ impl Member {
 struct Place {
     host: Option<Host>,
     wall_clock: Option<WallClock>,
+    suspend: Option<Suspend>,
+    disk: Option<HangingDisk>,
 }
 
 /// A running registry or member.
@@ -214,6 +229,12 @@ impl Daemon {
             .env("RUNTIME_DIRECTORY", runtime_directory(scratch));
         if let Some(wall_clock) = &place.wall_clock {
             wall_clock.govern(&mut command);
+        }
+        if let Some(suspend) = &place.suspend {
+            suspend.govern(&mut command);
+        }
+        if let Some(disk) = &place.disk {
+            disk.govern(&mut command);
         }
         Process::start(&mut command, scratch, subcommand)
     }

@@ -8,6 +8,7 @@
 pub mod booted;
 pub mod daemon;
 pub mod dashboard;
+pub mod disk;
 pub mod fabric;
 pub mod frozen;
 pub mod http;
@@ -16,10 +17,12 @@ pub mod name_server;
 pub mod packages;
 pub mod peer;
 pub mod podman;
+pub mod preload;
 pub mod process;
 pub mod prometheus;
 pub mod quota;
 pub mod redis;
+pub mod suspend;
 pub mod wall_clock;
 
 use std::fmt::Display;
