@@ -319,8 +319,9 @@ fn configuration() -> Roff {
          has been renamed its former name stands beside it: that is still read, with a warning, unless both are there.",
     )]);
     roff.control("PP", []).text([roman(
-        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h. \"netring check FILE\" prints what is in \
-         force and where each value comes from.",
+        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h; sizes are bytes, or text such as 16KiB. \
+         \"netring check FILE\" prints what is in force and where each value comes from. What is valid but unlikely to be \
+         meant is a warning there and in the log.",
     )]);
     roff.control("SH", ["KEYS"]);
     for key in &config::keys() {
