@@ -485,7 +485,7 @@ fn a_file_that_cannot_be_read_is_one_fault_that_names_it() {
         fs::write(&path, bytes).unwrap();
         ConfigFile::read(&path).unwrap_err().to_string().replace(&format!("{}/", directory.path().display()), "")
     };
-    assert_eq!(read("latin1", b"a: 1\nb: \xe9\n"), "latin1:2:4: is no UTF-8 from here on");
+    assert_eq!(read("latin1", b"a: 1\nb: \xe9\n"), "latin1:2:4: is not UTF-8 from here on");
     assert_eq!(read("big", &vec![b'#'; 1024 * 1024 + 1]), "big: is longer than 1048576 bytes");
     let path = directory.path().display();
     let faults = ConfigFile::read(directory.path()).unwrap_err();
