@@ -297,6 +297,12 @@ impl<'a> Reader<'a> {
         self.effective.push(Effective { key: setting.path, value, source });
     }
 
+    /// Where the recorded value of a key came from.
+    pub(super) fn source_of<T>(&self, setting: &Setting<T>) -> Source {
+        let recorded = self.effective.iter().find(|effective| effective.key == setting.path);
+        recorded.map_or(Source::Default, |effective| effective.source.clone())
+    }
+
     /// Records that an optional section is not there, in place of its keys.
     pub(super) fn note_absent(&mut self, section: &'static str) {
         self.effective.push(Effective { key: section, value: "null".into(), source: Source::Default });
