@@ -156,6 +156,9 @@ fn bad_input_is_refused_with_the_fields_name_and_poisons_nothing() {
                 "\"::\"",
                 "\"224.0.0.1\"",
                 "\"ff02::1\"",
+                "\"fe80::1\"",
+                "\"0.1.2.3\"",
+                "\"240.0.0.1\"",
                 "7",
                 "null",
             ]

@@ -1,8 +1,8 @@
-//! `netring check`: loads a configuration as the daemons would, prints what is in force and where it came from, and
+//! `netring check`: loads a configuration as the daemons do, prints the values in force and where they came from, and
 //! changes nothing.
 //!
-//! The text is `key = value   # where from`, where each value could stand in the file as it is; with faults it is the
-//! faults alone. The JSON form holds the same for machines. Secrets are masked in both.
+//! The text has a line `key = value   # source` for each key, with the value as it could stand in the file, below the
+//! warnings. Where there are faults it is only those. The JSON form has the same content. Secrets are masked in both.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::config::{
 
 use super::Exit;
 
-/// What one role makes of the file.
+/// The result for one role.
 struct Report {
     role: Role,
     effective: Vec<Effective>,
@@ -27,7 +27,7 @@ struct Report {
 ///
 /// # Errors
 ///
-/// What `out` says to being written to.
+/// `out` cannot be written to.
 pub(super) fn run(
     role: Option<Role>,
     path: &Path,
@@ -48,7 +48,7 @@ fn reports(role: Option<Role>, path: &Path, environment: &Environment) -> Result
     let file = ConfigFile::read(path)?;
     let roles = match (role, file.roles()) {
         (Some(role), _) => vec![role],
-        // Neither section: the faults of one role say what is wrong.
+        // It has neither section, which is a fault of either role.
         (None, roles) if roles.is_empty() => vec![Role::Registry],
         (None, roles) => roles,
     };
@@ -119,7 +119,7 @@ fn as_json(path: &Path, result: &Result<Vec<Report>, ConfigFaults>) -> Value {
     })
 }
 
-/// The parts of a fault, and `text`, the line that people get.
+/// The parts of a fault, and `text`, the line of the text form.
 fn fault_as_json(fault: &Fault) -> Value {
     let (file, position) = match &fault.place {
         Place::File(path, position) => (Some(path.display().to_string()), *position),
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(fault["subject"], json!("registry.member_ttl"));
     }
 
-    /// What `netring check` says of the samples, word for word. Written anew where `UPDATE_GOLDEN` is set.
+    /// The whole output of `netring check` for the samples. The files are written where `UPDATE_GOLDEN` is set.
     #[test]
     fn the_samples_are_valid_and_their_report_is_the_golden_one() {
         for (sample, golden) in [

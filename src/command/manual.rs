@@ -332,8 +332,9 @@ fn configuration() -> Roff {
          as unset. The former name of a renamed key is still read, with a warning, unless the new name is also set.",
     )]);
     roff.control("PP", []).text([roman(
-        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h. \"netring check FILE\" prints the settings and \
-         where each value comes from.",
+        "Times are whole or decimal seconds, or text such as 250ms, 5s, 2m, 1h; sizes are bytes, or text such as 16KiB. \
+         \"netring check FILE\" prints the settings and where each value comes from. A setting that is valid but unlikely to be \
+         intended is a warning there and in the log.",
     )]);
     roff.control("SH", ["KEYS"]);
     for key in &config::keys() {

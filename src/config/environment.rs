@@ -1,10 +1,10 @@
 //! The environment as a source of settings: which variables belong to a key, which are not of netring, and which are
 //! misspelt names of netring's variables.
 //!
-//! An empty variable counts as unset. Kubernetes puts variables of its own beside ours: for a Service that is named
-//! `netring-registry` every pod of the namespace gets `NETRING_REGISTRY_PORT=tcp://10.0.0.1:8756` and six more. They
-//! are told apart by their form and left alone, also where they have the very name of a key, as
-//! `NETRING_REGISTRY_REDIS_PORT` has when a Service is named `netring-registry-redis`.
+//! An empty variable counts as unset. Kubernetes sets variables with the same prefixes: for a Service named
+//! `netring-registry` every pod of the namespace gets `NETRING_REGISTRY_PORT=tcp://10.0.0.1:8756` and six more. They are
+//! recognized by their form and ignored, even where the name is that of a key: a Service named `netring-registry-redis`
+//! makes `NETRING_REGISTRY_REDIS_PORT`.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::nearest::nearest;
 /// The environment of a process: name to value.
 pub type Environment = BTreeMap<String, String>;
 
-/// The environment of this process. Bytes that are no UTF-8 become U+FFFD, which no setting accepts.
+/// The environment of this process. Bytes that are not UTF-8 become U+FFFD, which no setting accepts.
 #[must_use]
 pub fn environment() -> Environment {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
@@ -53,7 +53,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || name.match_indices("_PORT_").any(|(at, port)| numbered(&name[at + port.len()..]))
 }
 
-/// A fault for each variable that begins like one of ours and belongs to none of `keys`, nor ever did.
+/// A fault for each variable that has a prefix of netring's and belongs to none of `keys`, now or formerly.
 pub(super) fn unknown(environment: &Environment, keys: &[Key]) -> Vec<Fault> {
     let ours = |name: &String, key: &Key| key.environment == *name || key.former_environment.contains(name);
     environment

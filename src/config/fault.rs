@@ -1,14 +1,13 @@
-//! What is wrong with a configuration, and where: one sentence a fault, all faults of a run together.
+//! The faults of a configuration: what is wrong and where, one line for each, all faults of a run together.
 //!
-//! The text is the interface: `FILE:LINE:COLUMN: key.path: expected ..., got ...`, so that an editor can jump to it and
-//! an operator needs no second look. A faulty variable is named instead of a place in a file. No fault ever shows a
-//! secret.
+//! The text is the interface: `FILE:LINE:COLUMN: key.path: expected ..., got ...`, so that an editor can jump to it. A
+//! faulty variable is named in place of a position in a file. No fault ever shows a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// How many faults a report spells out; a file of garbage has no more to say after that.
-const SPELLED_OUT: usize = 50;
+/// How many faults a report lists; the rest is only counted.
+const LISTED_MAX: usize = 50;
 
 /// A place in a text: line and column, both counted from 1, columns in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +21,7 @@ pub struct Position {
 /// Where a fault is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In a file, at a position unless the file as a whole is meant.
+    /// In a file, at a position or, without one, in the file as a whole.
     File(PathBuf, Option<Position>),
     /// In an environment variable, which the subject of the fault names.
     Environment,
@@ -35,7 +34,7 @@ pub struct Fault {
     pub place: Place,
     /// The key or variable it is about; empty where the fault is about no single one.
     pub subject: String,
-    /// What would be right and what was there, as one lower-case clause.
+    /// What was expected and what was found, as one lower-case clause.
     pub problem: String,
 }
 
@@ -113,13 +112,13 @@ impl From<Fault> for ConfigFaults {
 /// One fault a line, without a line break at the end.
 impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, fault) in self.0.iter().take(SPELLED_OUT).enumerate() {
+        for (n, fault) in self.0.iter().take(LISTED_MAX).enumerate() {
             if n > 0 {
                 f.write_str("\n")?;
             }
             write!(f, "{fault}")?;
         }
-        match self.0.len().saturating_sub(SPELLED_OUT) {
+        match self.0.len().saturating_sub(LISTED_MAX) {
             0 => Ok(()),
             more => write!(f, "\nand {more} more"),
         }
@@ -128,13 +127,13 @@ impl fmt::Display for ConfigFaults {
 
 impl std::error::Error for ConfigFaults {}
 
-/// A text from outside as a fault shows it: in quotes, on one line, never long.
+/// A text from the configuration as a fault shows it: quoted, on one line, and only its length where it is long.
 pub(super) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 60;
     if text.chars().count() > SHOWN_MAX { format!("a text of {} bytes", text.len()) } else { format!("{text:?}") }
 }
 
-/// A key from outside as a fault shows it: as it is where it could be a key, otherwise like any text.
+/// A key from the configuration as a fault shows it: unchanged where it could be a key, otherwise like any text.
 pub(super) fn shown_key(key: &str) -> String {
     let plain = !key.is_empty() && key.len() <= 60 && key.chars().all(|c| c.is_alphanumeric() || "_-.<".contains(c));
     if plain { key.into() } else { shown(key) }

@@ -1,4 +1,4 @@
-//! A configuration file, read and parsed but not yet given meaning.
+//! Reads and parses a configuration file. What its keys mean is decided in `source` and `load`.
 
 use std::fmt;
 use std::fs::File;
@@ -27,7 +27,7 @@ impl ConfigFile {
     ///
     /// # Errors
     ///
-    /// One fault where the file cannot be read, is larger than 1 MiB, is no UTF-8 or no YAML.
+    /// One fault where the file cannot be read, is larger than 1 MiB, or is not UTF-8 or not YAML.
     pub fn read(path: &Path) -> Result<Self, ConfigFaults> {
         let text = read_text(path, BYTES_MAX).map_err(|e| match e {
             Unreadable::NotText(position) => Fault::at(path, position, "", e.to_string()),
@@ -40,7 +40,7 @@ impl ConfigFile {
     ///
     /// # Errors
     ///
-    /// One fault where the text is no YAML.
+    /// One fault where the text is not YAML.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigFaults> {
         let fault = |flaw: Flaw| Fault::at(path, flaw.at, flaw.path, flaw.problem);
         let (root, flaws) = yaml::parse(text).map_err(fault)?;
@@ -67,14 +67,14 @@ impl ConfigFile {
     }
 }
 
-/// Why a file gives no text.
+/// Why the text of a file cannot be read.
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// The system refused.
+    /// The system reported an error.
     Io(io::Error),
     /// It has more bytes than this.
     TooLong(u64),
-    /// It is no UTF-8 from this place on.
+    /// It is not UTF-8 from this place on.
     NotText(Position),
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Unreadable {
                 write!(f, "cannot be read: {}", text.split(" (os error").next().unwrap_or(&text))
             }
             Self::TooLong(most) => write!(f, "is longer than {most} bytes"),
-            Self::NotText(_) => f.write_str("is no UTF-8 from here on"),
+            Self::NotText(_) => f.write_str("is not UTF-8 from here on"),
         }
     }
 }
@@ -99,9 +99,9 @@ pub(super) fn read_text(path: &Path, most: u64) -> Result<String, Unreadable> {
         return Err(Unreadable::TooLong(most));
     }
     String::from_utf8(bytes).map_err(|e| {
-        let sound = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
-        let line = sound.matches('\n').count() + 1;
-        let column = sound.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        let line = valid.matches('\n').count() + 1;
+        let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         Unreadable::NotText(Position { line, column })
     })
 }

@@ -22,22 +22,22 @@ use super::settings::{LogFormat, RegistryUrl, Secret};
 use crate::probe::StatusRanges;
 use crate::wire::{InstanceId, Location};
 
-/// What there is to say about one key.
+/// The description of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its path in the file, such as `member.checks.tcp_timeout`.
     pub path: &'static str,
     /// The environment variable that overrides the file.
     pub environment: String,
-    /// What a value may be, to stand after "expected".
+    /// What a value may be, to stand after "expected" in a fault.
     pub expects: String,
-    /// Its value where nobody sets one.
+    /// Its value where it is not set.
     pub default: KeyDefault,
     /// What it means, in one sentence.
     pub doc: &'static str,
     /// Whether its value is never shown.
     pub secret: bool,
-    /// Whether it is accepted for the sake of older files and does nothing.
+    /// Whether it does nothing and is accepted only because older files have it.
     pub unused: bool,
     /// The paths it had in earlier versions, which are still read.
     pub formerly: &'static [&'static str],
@@ -45,12 +45,12 @@ pub struct Key {
     pub former_environment: Vec<String>,
 }
 
-/// What a key is where nobody sets it.
+/// The value of a key that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyDefault {
     /// There is none: the key must be set.
     Required,
-    /// Nothing, which `null` says too.
+    /// Nothing, as with `null`.
     Unset,
     /// This value, as a variable would hold it.
     Value(&'static str),
@@ -68,7 +68,7 @@ pub(super) struct Setting<T: 'static> {
     pub(super) form: &'static dyn Form<T>,
     pub(super) default: KeyDefault,
     pub(super) secret: bool,
-    /// The variable, where it is not named by the rule.
+    /// The variable, where its name does not follow from the path.
     variable: Option<&'static str>,
     unused: bool,
     /// Earlier paths.
@@ -125,9 +125,9 @@ fn by_rule(path: &str) -> String {
     format!("NETRING_{}", path.replace('.', "_").to_ascii_uppercase())
 }
 
-/// What can be said about a setting without its type.
+/// The description of a setting, whatever the type of its value.
 pub(super) trait Described: Sync {
-    /// What there is to say.
+    /// Its description.
     fn key(&self) -> Key;
 }
 

@@ -395,37 +395,63 @@ fn warn_about_unreachable_address(
     registry: &str,
 ) {
     let Some(host) = host else { return };
+    match advertised.value {
+        Advertise::Address(ip) => {
+            if let Some(text) = why_unreachable(host, ip) {
+                reader.warn(&keys::ADVERTISE_IP, &advertised.source, text);
+            }
+        }
+        Advertise::Auto => {
+            if let Some(text) = registry.parse().ok().and_then(|registry| why_none_to_register(host, registry)) {
+                let source = reader.source_of(&keys::MEMBER_SERVER.host);
+                reader.warn(&keys::MEMBER_SERVER.host, &source, text);
+            }
+        }
+    }
+}
+
+/// Why the other members cannot connect to `ip`, where the member listens on `host`.
+fn why_unreachable(host: IpAddr, ip: IpAddr) -> Option<String> {
     let ours = keys::MEMBER_SERVER.host.path;
-    let either = format!("set {ours} to an address that the others can reach, or leave it unset");
-    let text = match (advertised.value, registry.parse::<IpAddr>()) {
-        (Advertise::Address(ip), _) if host.is_loopback() && !ip.is_loopback() => format!(
+    if host.is_loopback() && !ip.is_loopback() {
+        return Some(format!(
             "{ip} cannot be reached by the other members, because {ours} is {host} and accepts connections of this host \
-             only; {either}"
-        ),
-        (Advertise::Address(ip), _) if ip.is_loopback() && !host.is_loopback() && !host.is_unspecified() => format!(
+             only; set {ours} to an address that the others can reach, or leave it unset"
+        ));
+    }
+    if ip.is_loopback() && !host.is_loopback() && !host.is_unspecified() {
+        return Some(format!(
             "{ip} cannot be reached by any member, because {ours} is {host} and does not listen there; register {host} \
              or leave {ours} unset"
-        ),
-        (Advertise::Address(ip), _) if !accepts(host, ip) => format!(
-            "{ip} cannot be reached by the other members, because {ours} is {host} and accepts {} only; leave {ours} \
-             unset to accept both IPv4 and IPv6, or register an {} address",
-            family(host),
-            family(host)
-        ),
-        // Only other hosts can be members of a ring whose registry is on another host.
-        (Advertise::Auto, Ok(registry)) if host.is_loopback() && !registry.is_loopback() => format!(
-            "{host} would be registered, which the other members cannot reach, because it is the address of {ours}; {either}"
-        ),
-        (Advertise::Auto, Ok(registry)) if host.is_unspecified() && !accepts(host, registry) => format!(
-            "no address can be registered, because the registry is reached by {} and {ours} is {host}, which accepts {} \
-             only; leave {ours} unset to accept both IPv4 and IPv6, or register an {} address",
-            family(registry),
-            family(host),
-            family(host)
-        ),
-        _ => return,
-    };
-    reader.warn(&keys::ADVERTISE_IP, &advertised.source, text);
+        ));
+    }
+    (!accepts(host, ip)).then(|| {
+        let family = family(host);
+        format!(
+            "{ip} cannot be reached by the other members, because {ours} is {host} and accepts {family} only; leave \
+             {ours} unset to accept both IPv4 and IPv6, or register an {family} address"
+        )
+    })
+}
+
+/// Why there is no address to register that other members can reach, where the member listens on `host` and reaches its
+/// registry at `registry`.
+fn why_none_to_register(host: IpAddr, registry: IpAddr) -> Option<String> {
+    let (ours, advertise) = (keys::MEMBER_SERVER.host.path, keys::ADVERTISE_IP.path);
+    // With the registry on another host there are members on other hosts, too.
+    if host.is_loopback() && !registry.is_loopback() {
+        return Some(format!(
+            "{host} is the address that would be registered, which members on other hosts cannot reach; set {ours} to an \
+             address that they can reach, or leave it unset"
+        ));
+    }
+    (host.is_unspecified() && !accepts(host, registry)).then(|| {
+        let (listener, registry) = (family(host), family(registry));
+        format!(
+            "{host} accepts {listener} only and the registry is reached by {registry}, so there is no address to \
+             register; leave {ours} unset to accept both IPv4 and IPv6, or set {advertise} to an {listener} address"
+        )
+    })
 }
 
 /// Whether a listener at `host` is of a family that accepts connections to `ip`: `::` accepts both.

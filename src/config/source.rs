@@ -19,13 +19,13 @@ use super::nearest::{alike, nearest};
 use super::settings::Role;
 use super::yaml::{Content, Entry, Node};
 
-/// How many faults are enough: a file with more of them is no configuration, and need not be searched to its end.
+/// After how many faults the search for unknown keys ends: a file with more of them is not a configuration.
 const FAULTS_MAX: usize = 1000;
 
 /// Where a value in force came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody set it.
+    /// It is not set.
     Default,
     /// This place of this file.
     File(PathBuf, Position),
@@ -72,7 +72,7 @@ pub(super) struct Found<T> {
 
 /// What the file holds under a path.
 enum Entered<'f> {
-    /// Nothing; the place is that of the nearest thing above, or of the null that says so.
+    /// Nothing; the position is that of the nearest section above, or of the null.
     Nothing(Option<Position>),
     /// Something whose fault has been recorded already.
     Refused,
@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The name by which the file has a key; the present one where it has it by none.
+    /// The name that the file uses for a key; the present one where the file does not have the key.
     fn written<T>(&self, setting: &Setting<T>) -> &'static str {
         let former = || setting.formerly.iter().copied().find(|path| self.mentions(path));
         if self.mentions(setting.path) { setting.path } else { former().unwrap_or(setting.path) }
@@ -295,6 +295,12 @@ impl<'a> Reader<'a> {
             None => ("null".into(), Source::Default),
         };
         self.effective.push(Effective { key: setting.path, value, source });
+    }
+
+    /// Where the recorded value of a key came from.
+    pub(super) fn source_of<T>(&self, setting: &Setting<T>) -> Source {
+        let recorded = self.effective.iter().find(|effective| effective.key == setting.path);
+        recorded.map_or(Source::Default, |effective| effective.source.clone())
     }
 
     /// Records that an optional section is not there, in place of its keys.
@@ -422,7 +428,7 @@ impl<'a> Reader<'a> {
         self.keys.iter().any(|key| key.path == path || key.formerly.contains(&path))
     }
 
-    /// A file holds the section of its role: one that lost it must not pass as "all defaults".
+    /// A file must have the section of its role: one without it must not pass as "all defaults".
     fn expect_own_section(&mut self, file: &ConfigFile) {
         let own = self.role.section();
         if file.root.iter().any(|entry| entry.key == own) {

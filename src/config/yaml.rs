@@ -1,9 +1,9 @@
 //! A YAML text as a tree in which every node knows its line and column and what kind of scalar it was written as.
 //!
 //! The readers of values need three things that a deserializer into structs loses: where a key stands, whether `12` was
-//! a number or a text, and the chance to go on after a fault. So this file listens to the parser's events itself.
+//! a number or a text, and the chance to go on after a fault. So this file builds its own tree from the parser's events.
 //!
-//! What a configuration has no use for is a fault here: a second document, anchors, aliases and tags, keys that are no
+//! YAML that a configuration does not need is a fault here: a second document, anchors, aliases and tags, keys that are no
 //! text, and the same key twice. With aliases refused there is nothing to expand, and nesting is limited, so a tree is
 //! never larger than its text. Scalars follow YAML 1.2's core schema: `yes` and `no` are texts.
 
@@ -36,13 +36,13 @@ pub(super) enum Content {
     Number(String),
     /// A text, quoted or not.
     Text(String),
-    /// A text from where kinds cannot be told apart, such as an environment variable: the reader decides.
+    /// A text from a source without kinds, such as an environment variable: the form decides what it is.
     Bare(String),
     /// `[a, b]`
     List(Vec<Node>),
     /// `key: value` lines.
     Section(Vec<Entry>),
-    /// Something that has been found faulty already; whoever meets it says nothing more.
+    /// Something whose fault has been recorded already.
     Refused,
 }
 
@@ -64,11 +64,11 @@ pub(super) struct Flaw {
     pub(super) at: Position,
     /// The key path it is under; empty at the top.
     pub(super) path: String,
-    /// What would be right and what was there.
+    /// What was expected and what was found.
     pub(super) problem: String,
 }
 
-/// The tree of `text`, none where the text holds nothing but comments, and what was refused on the way.
+/// The tree of `text`, none where the text holds nothing but comments, and the faults that leave a tree.
 ///
 /// # Errors
 ///
@@ -87,12 +87,12 @@ pub(super) fn parse(text: &str) -> Result<(Option<Node>, Vec<Flaw>), Flaw> {
         Err(error) => Err(Flaw {
             at: Position { line: error.marker().line(), column: error.marker().col() + 1 },
             path: String::new(),
-            problem: format!("expected YAML, got a fault of syntax: {}{}", error.info(), advice(error.kind())),
+            problem: format!("expected YAML, got a syntax error: {}{}", error.info(), advice(error.kind())),
         }),
     }
 }
 
-/// What usually lies behind a fault of syntax.
+/// A hint about the usual cause of a syntax error.
 fn advice(kind: &ErrorKind) -> &'static str {
     match kind {
         ErrorKind::MappingValueNotAllowed => {

@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How many connections the kernel keeps for us until they are accepted (capped by `net.core.somaxconn`).
+/// How many connections may wait to be accepted (capped by `net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
 
-/// Why there is no listening socket at an address.
+/// The kernel refused a listening socket at an address.
 #[derive(Debug)]
 pub struct BindError {
     /// The address that was wanted.
     pub address: SocketAddr,
-    /// What the kernel said.
+    /// The kernel's error.
     pub cause: io::Error,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for BindError {
 }
 
 impl BindError {
-    /// Which part of the address another choice would help with, `port` or `host`, for callers that can say how to choose.
+    /// Which part of the address to change, `port` or `host`, so that the caller can name the setting.
     #[must_use]
     pub fn at_fault(&self) -> Option<&'static str> {
         match self.cause.raw_os_error()? {

@@ -53,7 +53,8 @@ fn the_settings_of_the_members_are_consistent() {
         assert_eq!((settings.location, settings.server.port.get()), (location, 8757));
         assert_eq!(settings.registry.url.base, "http://127.0.0.1:8756");
         assert_eq!(settings.advertise_ip, Advertise::Address(address.ip()));
-        assert!(settings.checks.tcp_timeout.max(settings.checks.http_timeout) <= settings.intervals.check);
+        let longest = config::longest_probe(settings.intervals.check);
+        assert!(settings.checks.tcp_timeout.max(settings.checks.http_timeout) <= longest);
         assert!(settings.intervals.heartbeat * 3 < MEMBER_TTL, "a lease outlives two lost heartbeats");
         assert_eq!(settings.checks.http_endpoints.contains(&"/metrics".to_owned()), members <= BOTH_ENDPOINTS_MAX);
     }

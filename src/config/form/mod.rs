@@ -1,8 +1,8 @@
-//! What the value of a key may look like: each form says what it expects, reads a value or says what is wrong with it,
-//! and writes a value the way it could stand in the file again.
+//! What the value of a key may look like: each form describes what it expects, reads a value or reports what is wrong
+//! with it, and writes a value as it could stand in the file.
 //!
-//! A form carries its own range, so a value that has been read is right by itself; only what concerns two keys is
-//! checked elsewhere. The text of [`Form::expects`] stands in every fault and in the manual.
+//! A form carries its own range, so a value that has been read is valid by itself; what concerns two keys is checked
+//! in `load`. The text of [`Form::expects`] is part of every fault and of the manual.
 
 pub(super) mod network;
 pub(super) mod text;
@@ -16,7 +16,7 @@ use super::yaml::{Content, Node, is_number};
 
 /// How the value of one key is read and written.
 pub(super) trait Form<T>: Sync {
-    /// What would be right, to stand after "expected".
+    /// What is expected, to stand after that word in a fault.
     fn expects(&self) -> String;
 
     /// The value of `node`, or everything that is wrong with it.
@@ -33,11 +33,11 @@ pub(super) struct Wrong {
     pub(super) at: Position,
     /// Its place in a list, counted from 0.
     pub(super) item: Option<usize>,
-    /// What would be right and what was there.
+    /// What was expected and what was found.
     pub(super) problem: String,
 }
 
-/// The result of a form that has one thing to say at most.
+/// The result of a form that finds at most one fault in a value.
 fn at_node<T>(node: &Node, result: Result<T, String>) -> Result<T, Vec<Wrong>> {
     result.map_err(|problem| vec![Wrong { at: node.at, item: None, problem }])
 }
@@ -198,8 +198,8 @@ impl Form<Duration> for Time {
     }
 }
 
-/// A length of time as the file could hold it: in whole days, else in seconds, below one in milliseconds, with as many
-/// decimals as it takes.
+/// A length of time as the file could hold it: in whole days, else in seconds, below one second in milliseconds, with as
+/// many decimals as are needed.
 pub(super) fn time(value: Duration) -> String {
     let fraction = |nanos: u32, digits: usize| match format!("{nanos:0digits$}").trim_end_matches('0') {
         "" => String::new(),
@@ -335,7 +335,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(move |_| !text.trim().is_empty())
 }
 
-/// Whatever stands there: the form of a key that nobody uses.
+/// Accepts every value: the form of a key that is not used.
 pub(super) struct Anything;
 
 impl Form<()> for Anything {

@@ -1,4 +1,4 @@
-//! The forms of what has to do with a network: addresses, hosts, networks, and HTTP's paths and statuses.
+//! The forms of network values: addresses, ports, hosts, networks, and HTTP's paths and statuses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -49,8 +49,8 @@ fn bracketed(text: &str) -> bool {
     text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Whether `text` can be the name of a host or its IPv4 address. Underscores are no part of a host name by the book,
-/// but container networks give such names out.
+/// Whether `text` can be the name of a host or its IPv4 address. Underscores are not allowed in
+/// host names (RFC 1123), but container networks use them.
 fn is_host(text: &str) -> bool {
     const BYTES_MAX: usize = 253;
     let name = text.strip_suffix('.').unwrap_or(text);
@@ -121,7 +121,7 @@ impl Form<RegistryUrl> for Url {
     }
 }
 
-/// Why a text is no value of its kind: what was expected, and what was wrong with it.
+/// Why a text cannot be parsed: what was expected, and what was wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable(pub(in super::super) String);
 
@@ -186,7 +186,7 @@ impl FromStr for RegistryUrl {
             Some(digits)
                 if digits.chars().all(|c| c.is_ascii_digit()) && digits.parse::<u16>().is_ok_and(|p| p > 0) =>
             {
-                digits.parse().expect("it was a port a line ago")
+                digits.parse().expect("the guard has parsed it")
             }
             _ => return Err(wrong(&format!("{} with a port that is none from 1 to 65535", shown(text)))),
         };

@@ -1,4 +1,4 @@
-//! The forms of texts: names, paths, secrets, and what is logged.
+//! The forms of texts: names, paths, secrets and log levels.
 
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ impl Form<InstanceId> for Identity {
     }
 }
 
-/// A name without further rules.
+/// A name that may hold any character but control characters.
 pub(in super::super) struct Name;
 
 impl Name {
@@ -74,7 +74,7 @@ impl Form<String> for Name {
     }
 }
 
-/// The path of a file, from the root.
+/// The absolute path of a file.
 pub(in super::super) struct FilePath;
 
 impl Form<PathBuf> for FilePath {
