@@ -161,16 +161,18 @@ pub fn table() -> Command {
                 .arg(Arg::new("config").value_name("CONFIG").value_parser(value_parser!(PathBuf)).help(
                     "The daemon's configuration file, for its address [default: as the daemon itself reads it]",
                 ))
-                .arg(flag("registry", "Ask the registry"))
-                .arg(flag("member", "Ask the member [default, unless CONFIG is of a registry alone]"))
+                .arg(flag("registry", "Expect a registry: the check fails where another program answers"))
+                .arg(flag("member", "Expect a member: the check fails where another program answers"))
                 .group(ArgGroup::new("role").args(["registry", "member"]))
-                .arg(flag("alive", "Ask only whether a restart could help: a registry whose store is away is alive"))
+                .arg(flag("alive", "Fail only where a restart could help: a registry whose store is down is alive"))
                 .arg(time_limit("3s"))
                 .after_help(
-                    "Prints one line. Exit code 0: it serves, be it unwell; 1: it says that it is not healthy, or does not \
-                     answer. Take it as it is for what waits for the daemon, and with --alive for what restarts it, such as \
-                     liveness: a registry whose store is away still serves the last roster.\n\nExamples:\n  \
-                     netring healthcheck --registry\n  netring healthcheck --registry --alive",
+                    "Prints one line, which names the daemon that answered. Without --registry or --member, the address is \
+                     that of the member, unless CONFIG is for a registry alone, and either may answer.\n\nExit code 0: the \
+                     daemon serves requests, even if a member reports that it is unwell; 1: it reports that it is not healthy, \
+                     does not answer, or is not the expected one. Use it plain for readiness probes and with --alive for \
+                     liveness probes: a registry whose store is down still serves the last roster, and a restart would not \
+                     help.\n\nExamples:\n  netring healthcheck --registry\n  netring healthcheck --registry --alive",
                 ),
         )
         .subcommand(
@@ -274,7 +276,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let path = |matches: &ArgMatches, name: &str| matches.get_one::<PathBuf>(name).cloned();
-    let out: &mut dyn Write = &mut io::stdout().lock();
+    let out: &mut dyn Write = &mut UntilClosed(io::stdout().lock());
     match matches.subcommand() {
         Some(("registry", m)) => daemon::registry(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
         Some(("member", m)) => daemon::member(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
@@ -331,11 +333,30 @@ fn role(matches: &ArgMatches) -> Option<Role> {
     }
 }
 
-/// The outcome of a command that printed its answer. A reader that has seen enough is no fault.
+/// Standard output, whose reader may stop reading, as in `netring check netring.yaml | head -1`. What is written after that is
+/// discarded, so that the exit code of a command does not depend on who reads its output.
+struct UntilClosed<W>(W);
+
+impl<W: Write> Write for UntilClosed<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self.0.write(buf) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(buf.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// The exit code of a command that printed its answer.
 fn written(result: io::Result<Exit>) -> Exit {
     match result {
         Ok(exit) => exit,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
         Err(error) => {
             complain(format_args!("cannot write to stdout: {error}"));
             Exit::Failed
@@ -345,11 +366,11 @@ fn written(result: io::Result<Exit>) -> Exit {
 
 /// One sentence on stderr, for people at a terminal and the first lines of a journal, where each line of it is an error: the
 /// journal takes the priority from the line's beginning (sd-daemon(3)).
-#[expect(clippy::print_stderr, reason = "the one place where commands complain before or without a log")]
 fn complain(what: impl std::fmt::Display) {
     let priority = if logging::stderr_is_journal() { "<3>" } else { "" };
     let lines: Vec<String> = format!("netring: {what}").lines().map(|line| format!("{priority}{line}")).collect();
-    eprintln!("{}", lines.join("\n"));
+    // Not by eprintln!, which panics where stderr is closed. The exit code still tells the outcome.
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 /// An error with all its causes, as one clause: `cannot open state directory: permission denied`.
