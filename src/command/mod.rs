@@ -162,18 +162,18 @@ pub fn table() -> Command {
                 .arg(Arg::new("config").value_name("CONFIG").value_parser(value_parser!(PathBuf)).help(
                     "Configuration file of the daemon, to find its address [default: the file the daemon reads]",
                 ))
-                .arg(flag("registry", "Query the registry"))
-                .arg(flag("member", "Query the member [default, unless CONFIG has only a section \"registry\"]"))
+                .arg(flag("registry", "Expect a registry: the check fails where another program answers"))
+                .arg(flag("member", "Expect a member: the check fails where another program answers"))
                 .group(ArgGroup::new("role").args(["registry", "member"]))
-                .arg(flag("alive", "Fail only if a restart could help: a registry that answers passes, even if its store is unavailable"))
+                .arg(flag("alive", "Fail only where a restart could help: a registry whose store is down is alive"))
                 .arg(time_limit("3s"))
                 .after_help(
-                    "Prints one line. Exit code 0: the daemon serves requests, even if it reports itself as unwell; 1: it reports \
-                     that it is not healthy, or it does not answer.\n\nUse --alive for liveness probes, which restart the \
-                     daemon. Without it a registry fails while its store is unavailable, although it still serves the last \
-                     roster; a restart would lose the roster and not repair the store. For the same reason, do not use the \
-                     plain check as the readiness probe of a registry.\n\nExamples:\n  \
-                     netring healthcheck --registry\n  netring healthcheck --registry --alive",
+                    "Prints one line, which names the daemon that answered. Without --registry or --member, the address is \
+                     that of the member, unless CONFIG is for a registry alone, and either may answer.\n\nExit code 0: the \
+                     daemon serves requests, even if a member reports that it is unwell; 1: it reports that it is not healthy, \
+                     does not answer, or is not the expected one. Use it plain for readiness probes and with --alive for \
+                     liveness probes: a registry whose store is down still serves the last roster, and a restart would not \
+                     help.\n\nExamples:\n  netring healthcheck --registry\n  netring healthcheck --registry --alive",
                 ),
         )
         .subcommand(
@@ -277,7 +277,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let path = |matches: &ArgMatches, name: &str| matches.get_one::<PathBuf>(name).cloned();
-    let out: &mut dyn Write = &mut io::stdout().lock();
+    let out: &mut dyn Write = &mut UntilClosed(io::stdout().lock());
     match matches.subcommand() {
         Some(("registry", m)) => daemon::registry(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
         Some(("member", m)) => daemon::member(path(m, "config").as_deref(), path(m, "state-dir").as_deref()),
@@ -334,11 +334,30 @@ fn role(matches: &ArgMatches) -> Option<Role> {
     }
 }
 
-/// The exit code of a command that wrote to stdout. A pipe that its reader has closed is not an error.
+/// Standard output, whose reader may stop reading, as in `netring check netring.yaml | head -1`. What is written after that is
+/// discarded, so that the exit code of a command does not depend on who reads its output.
+struct UntilClosed<W>(W);
+
+impl<W: Write> Write for UntilClosed<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self.0.write(buf) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(buf.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// The exit code of a command that printed its answer.
 fn written(result: io::Result<Exit>) -> Exit {
     match result {
         Ok(exit) => exit,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
         Err(error) => {
             complain(format_args!("cannot write to stdout: {error}"));
             Exit::Failed
@@ -352,7 +371,8 @@ fn written(result: io::Result<Exit>) -> Exit {
 fn complain(what: impl std::fmt::Display) {
     let priority = if logging::stderr_is_journal() { "<3>" } else { "" };
     let lines: Vec<String> = format!("netring: {what}").lines().map(|line| format!("{priority}{line}")).collect();
-    eprintln!("{}", lines.join("\n"));
+    // Not by eprintln!, which panics where stderr is closed. The exit code still tells the outcome.
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 /// An error with all its causes, as one line: `cannot open state directory: permission denied`.

@@ -1,7 +1,7 @@
-//! `netring probe`: one probe by the engine that members use, told in full.
+//! `netring probe`: makes one probe with the code that members use and prints everything that it found.
 //!
-//! `netring probe tcp HOST:PORT` connects, `netring probe http URL` gets. The time limit spans all of it, from the
-//! look-up of the name on. What was found goes to `out`, as lines for people or as one JSON object; what is wrong with the
+//! `netring probe tcp HOST:PORT` connects, `netring probe http URL` sends a GET request. The time limit covers all of it,
+//! including the lookup of the name. The result goes to `out`, as lines for people or as one JSON object; an error in the
 //! command line goes to `err`, in one sentence.
 
 use std::fmt;
@@ -29,32 +29,34 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
-/// Makes the probe and tells of it. The exit code: 0 succeeded, 1 failed, 64 for a target that is none.
+/// Makes the probe and prints its result. The exit code is 0 where the probe succeeded, 1 where it failed, and 64 where the
+/// target is not valid.
 pub(super) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let aim = match Aim::parse(args.check_type, &args.target) {
         Ok(aim) => aim,
         Err(wrong) => {
-            // Where stderr is gone too, the exit code is all that is left to say it with.
+            // Where stderr is closed, the exit code is all that is left.
             let _ = writeln!(err, "cannot probe {:?}: {wrong}", args.target);
             return Exit::Usage;
         }
     };
-    let told = probe(&aim, args.timeout).and_then(|(address, outcome)| {
-        if args.json {
-            writeln!(out, "{}", as_json(args, address, &outcome))?;
-        } else {
-            write!(out, "{}", Told { args, address, outcome: &outcome })?;
-        }
-        Ok(outcome.result.is_ok())
-    });
-    match told {
-        Ok(true) => Exit::Ok,
-        Ok(false) => Exit::Failed,
+    let (address, outcome) = match probe(&aim, args.timeout) {
+        Ok(found) => found,
         Err(error) => {
             let _ = writeln!(err, "cannot probe {:?}: {error}", args.target);
-            Exit::Failed
+            return Exit::Failed;
         }
+    };
+    let printed = if args.json {
+        writeln!(out, "{}", as_json(args, address, &outcome))
+    } else {
+        write!(out, "{}", Printed { args, address, outcome: &outcome })
+    };
+    if let Err(error) = printed {
+        let _ = writeln!(err, "cannot write to stdout: {error}");
+        return Exit::Failed;
     }
+    if outcome.result.is_ok() { Exit::Ok } else { Exit::Failed }
 }
 
 fn probe(aim: &Aim, timeout: Option<Duration>) -> io::Result<(Option<SocketAddr>, Outcome)> {
@@ -66,7 +68,7 @@ fn probe(aim: &Aim, timeout: Option<Duration>) -> io::Result<(Option<SocketAddr>
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let found = runtime.block_on(probe::run_by_name(&aim.host, aim.port, &aim.check, &limits));
-    // A look-up that hangs is not waited for.
+    // Do not wait for a name lookup that hangs.
     runtime.shutdown_background();
     Ok(found)
 }
@@ -158,14 +160,14 @@ fn authority(text: &str, wrong: TargetError) -> Result<(String, Option<u16>), Ta
     Ok((host, port))
 }
 
-/// What was found, as lines for people.
-struct Told<'a> {
+/// The result as lines for people.
+struct Printed<'a> {
     args: &'a Args,
     address: Option<SocketAddr>,
     outcome: &'a Outcome,
 }
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for Printed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { args, address, outcome } = self;
         write!(f, "{} {}: ", args.check_type.label(), args.target)?;
@@ -195,12 +197,12 @@ impl fmt::Display for Told<'_> {
     }
 }
 
-/// To the microsecond, which is as far as it means anything.
+/// Milliseconds with three decimals; finer digits would be noise.
 fn ms(time: Duration) -> String {
     format!("{:.3} ms", time.as_secs_f64() * 1e3)
 }
 
-/// What was found, as an object in which every field is always there; times are in seconds.
+/// The result as an object in which every field is always present; times are in seconds.
 fn as_json(args: &Args, address: Option<SocketAddr>, outcome: &Outcome) -> Value {
     let timings = outcome.result.as_ref().ok();
     let failure = outcome.result.as_ref().err();
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_told_with_its_phases() {
+    fn a_connection_is_printed_with_its_phases() {
         let address = answering("");
         let (code, out, err) = outcome(&args(CheckType::Tcp, &address.to_string()));
         let expected = format!(
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_told_with_its_phases_and_its_status() {
+    fn an_answer_is_printed_with_its_phases_and_its_status() {
         let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         let (code, out, err) = outcome(&args(CheckType::Http, &format!("http://{address}/health")));
         let expected = format!(
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_with_its_kind_and_exits_with_1() {
+    fn a_failure_is_printed_with_its_reason_and_exits_with_1() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (code, out, err) = outcome(&args(CheckType::Tcp, &address.to_string()));
         let expected = format!(
@@ -392,6 +394,6 @@ mod tests {
         }
         let mut err = Vec::new();
         assert_eq!(run(&args(CheckType::Tcp, &answering("").to_string()), &mut Full, &mut err), Exit::Failed);
-        assert!(!err.is_empty());
+        assert_eq!(String::from_utf8(err).unwrap(), "cannot write to stdout: no storage space\n");
     }
 }

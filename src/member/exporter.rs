@@ -163,13 +163,15 @@ fn connectivity(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
         (
             CheckType::Tcp,
             "netring_connectivity_tcp",
-            "Whether the last TCP probe of the target connected (1) or failed (0); absent while that is unknown.",
+            "1 if the newest TCP probe of the target that says something about it connected, 0 if it failed. Probes that \
+             failed for a reason of this host (local) say nothing. Absent while there is no recent result.",
         ),
         (
             CheckType::Http,
             "netring_connectivity_http",
-            "Whether the last HTTP probe of the endpoint got an answer that counts as connected (1) or not (0); absent \
-             while that is unknown.",
+            "1 if the newest HTTP probe of the endpoint that says something about it got an answer that counts as \
+             connected, 0 if not. Probes that failed for a reason of this host (local) say nothing. Absent while there is no \
+             recent result.",
         ),
     ];
     for (kind, name, help) in families {
@@ -190,8 +192,9 @@ fn durations(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_check_duration_seconds",
         Kind::Histogram,
-        "How long successful probes took in seconds, from start to end, by kind of check and location of the target; those \
-         left out during which this member stood still.",
+        "Duration of successful probes in seconds, from start to end, by kind of check and location of the target, without \
+         those during which this member was stalled. A connection for which one SYN was sent again takes between 1 and 2 \
+         seconds.",
     );
     for (location, check_type, tally) in &snapshot.tallies {
         histogram(out, "netring_check_duration_seconds", &of_location(location, *check_type), &tally.durations);
@@ -207,7 +210,7 @@ fn histogram(out: &mut Exposition, name: &str, labels: &Labels, histogram: &Hist
 }
 
 fn members(out: &mut Exposition, snapshot: &Snapshot) {
-    out.family("netring_members_total", Kind::Gauge, "How many other members this one knows, itself not counted.");
+    out.family("netring_members_total", Kind::Gauge, "Number of other members that this member knows.");
     out.sample("netring_members_total", &[], snapshot.peers.len() as f64);
     out.family(
         "netring_member_last_seen_timestamp",
@@ -228,7 +231,7 @@ fn checks(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_checks_total",
         Kind::Counter,
-        "How many probes have ended, by kind of check and location of the target.",
+        "Number of probes that have ended, by kind of check and location of the target.",
     );
     for (location, check_type, tally) in &snapshot.tallies {
         out.sample_with("netring_checks_total", &[&of_location(location, *check_type)], tally.probes as f64);
@@ -236,8 +239,8 @@ fn checks(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_check_failures_total",
         Kind::Counter,
-        "How many probes have failed, by kind of check, location of the target and reason; local means that this host \
-         could not probe and says nothing about the target.",
+        "Number of probes that have failed, by kind of check, location of the target and reason. The reason local means that \
+         this host caused the failure, which says nothing about the target.",
     );
     for (location, check_type, tally) in &snapshot.tallies {
         for (reason, count) in tally.failures() {
@@ -248,8 +251,8 @@ fn checks(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_syn_retransmits_total",
         Kind::Counter,
-        "How many SYN segments the kernel had to send again in probes, by location of the target: packets lost on the way \
-         there or back.",
+        "Number of SYN segments that the kernel sent again for probes because no answer came in time, by location of the \
+         target: the SYN or its answer was lost or dropped, or nothing answers at the address.",
     );
     for of_one_location in snapshot.tallies.chunk_by(|(one, ..), (other, ..)| one == other) {
         let retransmits: u64 = of_one_location.iter().map(|(.., tally)| tally.syn_retransmits).sum();
@@ -259,8 +262,8 @@ fn checks(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(
         "netring_checks_skipped_total",
         Kind::Counter,
-        "How many turns were skipped: overlap, the last probe was still running; limit, too many probes were in flight; \
-         late, the turn came too late to keep the rhythm.",
+        "Number of probes that were skipped, by reason: overlap, the previous probe of the target was still running; limit, \
+         too many probes were in flight; late, the probe was due too long ago.",
     );
     for (reason, count) in &snapshot.skipped {
         out.sample("netring_checks_skipped_total", &[("reason", reason.label())], *count as f64);
@@ -271,8 +274,8 @@ fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
     out.family(
         "netring_rtt_seconds",
         Kind::Gauge,
-        "Round-trip time of the last TCP probe in seconds, from SYN to SYN-ACK as the kernel measured it; absent where \
-         the probe failed or a SYN had to be sent again.",
+        "Round-trip time of the newest TCP probe with a result in seconds, from SYN to SYN-ACK as the kernel measured it. \
+         Absent where that probe failed, a SYN was sent again, or the kernel has no valid measurement.",
     );
     for seen in snapshot.targets_of(CheckType::Tcp) {
         if let Some(rtt) = seen.timings.and_then(|timings| timings.rtt) {
@@ -282,8 +285,9 @@ fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
     out.family(
         "netring_http_phase_seconds",
         Kind::Gauge,
-        "How long each phase of the last HTTP probe took in seconds: connect, first_byte (request sent to first byte of \
-         the answer) and transfer; absent where the probe failed, or this member stood still meanwhile.",
+        "Duration of each phase of the newest HTTP probe with a result in seconds: connect, first_byte (request sent to \
+         first byte of the answer) and transfer (first byte to the end of the answer or the limit on its size). Absent where \
+         that probe failed, or this member was stalled while it ran.",
     );
     let named = PHASES.map(|phase| Labels::new(&[("phase", phase)]));
     for seen in snapshot.targets_of(CheckType::Http) {
@@ -306,11 +310,7 @@ fn phases(timings: &Timings) -> [Option<Duration>; PHASES.len()] {
 }
 
 fn identity(out: &mut Exposition, snapshot: &Snapshot) {
-    out.family(
-        "netring_member_info",
-        Kind::Gauge,
-        "Always 1; the labels say which member this is, for all that it tells of itself alone.",
-    );
+    out.family("netring_member_info", Kind::Gauge, "Always 1. The labels name this member.");
     let labels = [("location", snapshot.location.as_str()), ("instance_id", snapshot.instance_id.as_str())];
     out.sample("netring_member_info", &labels, 1.0);
 }
@@ -319,28 +319,29 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_local_health",
         Kind::Gauge,
-        "Whether this member is itself well (1), or not (0): stopped, starved of processor time, out of descriptors or cut off \
-         from its network; failures that it caused itself are counted with the reason local and mark no peer down.",
+        "1 if this member can trust its own probes, 0 if not: it was stopped, starved of processor time, out of file \
+         descriptors or cut off from its network. Failures caused by that are counted with the reason local and change no \
+         connectivity metric.",
     );
     out.sample("netring_local_health", &[], one_if(snapshot.well));
     out.family(
         "netring_standstill_seconds_total",
         Kind::Counter,
-        "For how long the probe thread has stood still in seconds: stopped, or waiting for processor time by more than a \
-         few milliseconds.",
+        "Time in seconds for which the probe thread was stalled: the process was stopped or waited for processor time. Stalls \
+         of 50 milliseconds or less are not counted.",
     );
     out.sample("netring_standstill_seconds_total", &[], snapshot.lost.as_secs_f64());
     out.family(
         "netring_probe_overhead_seconds",
         Kind::Histogram,
-        "What this member added to the connection times of probes in seconds: its own time less the kernel's round trip; the \
-         member's own health.",
+        "Time in seconds that this member added to the connect times of probes: the connect time that it measured less the \
+         kernel's round-trip time. High values mean that this host is busy.",
     );
     histogram(out, "netring_probe_overhead_seconds", &Labels::default(), &snapshot.overhead);
     out.family(
         "netring_coverage_ratio",
         Kind::Gauge,
-        "The share of targets with a recent outcome, from 0 to 1; a peer whose address leads back counts as one without. Absent \
+        "Share of targets with a recent result, from 0 to 1. A peer whose address leads back counts as one without. Absent \
          while there are no targets.",
     );
     if let Some(coverage) = snapshot.coverage {
@@ -358,13 +359,13 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_registry_up",
         Kind::Gauge,
-        "Whether the registry answered this member's last requests as it should (1) or not (0).",
+        "1 if the registry answered this member's newest requests as expected, 0 if not.",
     );
     out.sample("netring_registry_up", &[], one_if(snapshot.registry_up));
     out.family(
         "netring_roster_age_seconds",
         Kind::Gauge,
-        "How long ago the registry last confirmed the roster that this member goes by, in seconds; absent until it has.",
+        "Time in seconds since the registry last confirmed the roster that this member uses. Absent until it has.",
     );
     if let Some(age) = snapshot.roster_age {
         out.sample("netring_roster_age_seconds", &[], age.as_secs_f64());
@@ -372,13 +373,13 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_probe_lag_seconds",
         Kind::Histogram,
-        "How late probes started after they were due, in seconds: the member's own health.",
+        "Time in seconds by which probes started later than they were due. High values mean that this host is busy.",
     );
     histogram(out, "netring_probe_lag_seconds", &Labels::default(), &snapshot.lag);
     out.family(
         "netring_reports_dropped_total",
         Kind::Counter,
-        "How many outcomes of probes were lost inside this member because it was too busy to take them in.",
+        "Number of probe results that this member lost because it was too busy to process them.",
     );
     out.sample("netring_reports_dropped_total", &[], dropped_reports as f64);
 }

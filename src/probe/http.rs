@@ -1,80 +1,77 @@
-//! An HTTP/1.1 GET on a connection of its own, phase by phase.
+//! An HTTP/1.1 GET request on a connection of its own, phase by phase.
 //!
-//! Every hop is a fresh connection. Up to [`REDIRECTS_MAX`] redirects to the same host and port are followed; a redirect
-//! to elsewhere, or one too many, is itself the answer and judged by its status. The phases are of the last hop; the total
-//! and the time limit span all of them.
+//! Every hop is a new connection. Up to [`REDIRECTS_MAX`] redirects to the same host and port are followed; a redirect to
+//! another place, or one too many, is itself the answer and judged by its status. The phases are those of the last hop; the
+//! total and the time limit cover all of them.
 //!
-//! What ends a probe early, and as what:
+//! What ends a probe early, and with which result:
 //!
-//! | the peer | kind |
+//! | the peer | result |
 //! | --- | --- |
 //! | closes before the end of the head, or before the end that the answer's own framing gives to the body | `reset` |
-//! | sends something that is no HTTP, or a head of more than [`HEAD_MAX`] or 100 fields | `body` |
-//! | answers with a status that does not count | `status`, at once, whatever its body does |
+//! | sends something that is not HTTP, or a head of more than [`HEAD_MAX`] bytes or 100 fields | `body` |
+//! | answers with a status that does not count | `status`, at once, without waiting for the body |
 //! | is silent, or slow | `timeout`, at the limit |
-//! | sends a body of more than [`BODY_MAX`] | none: it is read up to there and counts as answered |
+//! | sends a body of more than [`Limits::http_body_limit`] | success: the probe reads so much and closes the connection |
+//!
+//! The request allows gzip, because the pages of a large ring are long, and the body is only looked into where it says who
+//! answered.
 
-use std::error::Error;
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
-use std::sync::OnceLock;
-use std::task::{Context, Poll, ready};
+mod answer;
+mod answerer;
+mod authority;
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderValue, LOCATION, USER_AGENT};
-use hyper::http::uri::PathAndQuery;
-use hyper::{Request, Response, StatusCode, body::Incoming};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::uri::PathAndQuery;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::tcp::{self, Connected, NotConnected, ReportedBy};
-use super::{Budget, Failure, LocalCause, Outcome, Reason, StatusRanges, Timings};
+use super::{Answerer, Budget, Failure, Limits, LocalCause, Outcome, Reason, Timings};
 use crate::clock;
+use answer::{AnswerError, Body, HEAD_MAX, Head};
+pub(super) use authority::Authority;
 
 /// How many redirects are followed.
 const REDIRECTS_MAX: u32 = 5;
 
-/// How much of a body is read, in bytes.
-const BODY_MAX: usize = 1 << 20;
-
-/// The size, in bytes, at which the head of an answer is given up if it is not complete. hyper looks after each read, so
-/// a longer one may pass if its end comes with the same read; twice this is the most that is ever buffered.
-const HEAD_MAX: usize = 64 << 10;
+/// How many bytes the first read takes, and at least how many the later ones, in which only large answers come.
+const FIRST_READ: usize = 4 << 10;
+const LATER_READ: usize = 16 << 10;
 
 /// How a probe names itself to the peer.
 const NAME: &str = concat!("netring/", env!("CARGO_PKG_VERSION"));
 
-/// Gets `endpoint` from `site` at `address` before the budget is spent.
+/// Gets `endpoint` from `authority` at `address` before the budget is spent.
 pub(super) async fn probe(
     address: SocketAddr,
-    site: &Site,
+    authority: &Authority,
     endpoint: &str,
-    ok_status: &StatusRanges,
+    limits: &Limits,
     budget: &Budget,
 ) -> Outcome {
     let mut outcome = Outcome { result: Ok(Timings::default()), syn_retransmits: 0, source: None, answered_by: None };
-    outcome.result = follow(address, site, endpoint, ok_status, budget, &mut outcome).await;
+    outcome.result = follow(address, authority, endpoint, limits, budget, &mut outcome).await;
     outcome
 }
 
 async fn follow(
     address: SocketAddr,
-    site: &Site,
+    authority: &Authority,
     endpoint: &str,
-    ok_status: &StatusRanges,
+    limits: &Limits,
     budget: &Budget,
     so_far: &mut Outcome,
 ) -> Result<Timings, Failure> {
-    let mut path: PathAndQuery = endpoint.parse().map_err(|_| Failure {
-        reason: Reason::Local(LocalCause::Internal),
-        detail: format!("{endpoint:?} is no path that can be asked for"),
-    })?;
+    let internal = |detail| Failure { reason: Reason::Local(LocalCause::Internal), detail };
+    let mut path: PathAndQuery =
+        endpoint.parse().map_err(|_| internal(format!("{endpoint:?} is not a path that can be requested")))?;
+    if !authority.is_valid() {
+        return Err(internal(format!("\"{authority}\" is not a host that can be requested")));
+    }
     let mut redirects = 0;
     loop {
         let connected = match tcp::connect(address, budget).await {
@@ -86,341 +83,215 @@ async fn follow(
             }
         };
         so_far.syn_retransmits += connected.syn_retransmits;
-        so_far.source = tcp::source(&connected.stream);
-        if let Some(error) = &connected.broken_off {
-            let Failure { reason, detail } = tcp::failure(ReportedBy::Network, error);
-            return Err(Failure { reason, detail: format!("{detail} before the answer") });
-        }
-        let hop = Hop { site, path: &path, ok_status, redirects, marks: Marks::default() };
-        match tokio::time::timeout_at(budget.deadline(), hop.go(connected)).await {
+        let mut hop = Hop::new(connected, limits, answerer::is_health(endpoint));
+        let found = tokio::time::timeout_at(budget.deadline(), hop.go(authority, &path, redirects)).await;
+        so_far.answered_by = hop.answered_by.take();
+        match found {
             Ok(Ok(Answer::Final(timings))) => return Ok(Timings { total: budget.spent(), ..timings }),
             Ok(Ok(Answer::Redirect(onward))) => {
                 path = onward;
                 redirects += 1;
             }
-            Ok(Err(failure)) => return Err(failure),
-            Err(_) => return Err(hop.marks.timeout(budget.limit)),
+            Ok(Err(failure)) => {
+                so_far.source = tcp::source(&hop.stream);
+                return Err(failure);
+            }
+            Err(_) => {
+                so_far.source = tcp::source(&hop.stream);
+                return Err(hop.timeout(budget.limit));
+            }
         }
     }
 }
 
-/// What one hop ends in, if it does not fail.
+/// The end of a hop that did not fail.
 enum Answer {
     /// The timings, with `total` still to be filled in.
     Final(Timings),
-    /// The path to ask for next.
+    /// The path to request next.
     Redirect(PathAndQuery),
 }
 
-/// One request on one connection.
+/// One request on one connection. Its fields outlive the exchange, because the time limit cuts that off and needs to know how
+/// far it came.
 struct Hop<'a> {
-    site: &'a Site,
-    path: &'a PathAndQuery,
-    ok_status: &'a StatusRanges,
-    /// How many redirects were followed before.
-    redirects: u32,
-    marks: Marks,
+    stream: TcpStream,
+    limits: &'a Limits,
+    /// Whether the body is to be kept, because it says who answered.
+    keeps_body: bool,
+    connect: Duration,
+    rtt: Option<Duration>,
+    /// The error with which the peer broke off the connection before the request was sent.
+    broken_off: Option<io::Error>,
+    /// The request, and then what was read last.
+    buffer: Vec<u8>,
+    /// When the first byte of the answer was read.
+    answered: Option<Instant>,
+    /// Whether the head of the answer was complete.
+    has_head: bool,
+    answered_by: Option<Answerer>,
 }
 
-/// The moments of one exchange, set once each as they pass. Not a return value, because a time limit cuts the exchange
-/// off and still wants to know how far it came.
-#[derive(Default)]
-struct Marks {
-    /// The request is handed to the kernel.
-    written: OnceLock<Instant>,
-    /// The first byte of the answer was read.
-    answered: OnceLock<Instant>,
-    /// The head of the answer was complete.
-    head: OnceLock<Instant>,
-}
-
-impl Hop<'_> {
-    async fn go(&self, connected: Connected) -> Result<Answer, Failure> {
-        let Connected { stream, connect, rtt, .. } = connected;
-        let request = self.request()?;
-        let io = TokioIo::new(Tap { stream, marks: &self.marks });
-        let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_MAX)
-            .handshake(io)
-            .await
-            .map_err(|error| self.failure(&error, None))?;
-        let mut exchange = pin!(async move {
-            let response = sender.send_request(request).await?;
-            let _ = self.marks.head.set(clock::monotonic());
-            let answer = match self.onward(&response) {
-                Some(path) => Ok(Answer::Redirect(path)),
-                None => match self.judge(response.status()) {
-                    Ok(()) => Ok(Answer::Final(self.read(response, connect, rtt).await?)),
-                    Err(failure) => Err(failure),
-                },
-            };
-            Ok(answer)
-        });
-        // The connection is driven here and not in a task of its own, so that nothing outlives a probe that is dropped.
-        let mut connection = pin!(connection);
-        let (answer, ended) = tokio::select! {
-            biased;
-            answer = &mut exchange => (answer, None),
-            ended = &mut connection => (exchange.await, ended.err()),
-        };
-        answer.unwrap_or_else(|error: hyper::Error| Err(self.failure(&error, ended.as_ref())))
+impl<'a> Hop<'a> {
+    fn new(connected: Connected, limits: &'a Limits, keeps_body: bool) -> Self {
+        let Connected { stream, connect, rtt, broken_off, .. } = connected;
+        let buffer = Vec::new();
+        let (answered, has_head, answered_by) = (None, false, None);
+        Self { stream, limits, keeps_body, connect, rtt, broken_off, buffer, answered, has_head, answered_by }
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>, Failure> {
-        Request::get(self.path.as_str())
-            .header(HOST, self.site.to_string())
-            .header(USER_AGENT, HeaderValue::from_static(NAME))
-            .header(CONNECTION, HeaderValue::from_static("close"))
-            .body(Empty::new())
-            .map_err(|_| Failure {
-                reason: Reason::Local(LocalCause::Internal),
-                detail: format!("{:?} is no host that can be asked", self.site.host),
-            })
-    }
-
-    /// Where the answer sends us on, if that is followed.
-    fn onward(&self, response: &Response<Incoming>) -> Option<PathAndQuery> {
-        let redirect = matches!(
-            response.status(),
-            StatusCode::MOVED_PERMANENTLY
-                | StatusCode::FOUND
-                | StatusCode::SEE_OTHER
-                | StatusCode::TEMPORARY_REDIRECT
-                | StatusCode::PERMANENT_REDIRECT
-        );
-        if !redirect || self.redirects == REDIRECTS_MAX {
-            return None;
+    async fn go(&mut self, authority: &Authority, path: &PathAndQuery, redirects: u32) -> Result<Answer, Failure> {
+        if let Some(error) = self.broken_off.take() {
+            return Err(self.broken(&error));
         }
-        self.site.onward(self.path, response.headers().get(LOCATION)?.to_str().ok()?)
-    }
-
-    fn judge(&self, status: StatusCode) -> Result<(), Failure> {
-        if self.ok_status.contains(status.as_u16()) {
-            return Ok(());
+        self.buffer.reserve(FIRST_READ);
+        write!(
+            self.buffer,
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {NAME}\r\nAccept-Encoding: gzip\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .expect("memory takes what is written");
+        // Before the write, not after: a thread that is suspended in between must not make the peer look faster.
+        let written = clock::monotonic();
+        self.stream.write_all(&self.buffer).await.map_err(|error| self.broken(&error))?;
+        let head = self.head().await?;
+        self.has_head = true;
+        let onward = if redirects < REDIRECTS_MAX { onward(&head, authority, path) } else { None };
+        if let Some(onward) = onward {
+            return Ok(Answer::Redirect(onward));
         }
-        let detail = match self.redirects {
-            0 => format!("status {}", status.as_u16()),
-            1 => format!("status {} after a redirect", status.as_u16()),
-            n => format!("status {} after {n} redirects", status.as_u16()),
-        };
-        Err(Failure { reason: Reason::Status, detail })
-    }
-
-    async fn read(
-        &self,
-        response: Response<Incoming>,
-        connect: Duration,
-        rtt: Option<Duration>,
-    ) -> Result<Timings, hyper::Error> {
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        let mut size = 0;
-        while let Some(frame) = body.frame().await {
-            size += frame?.data_ref().map_or(0, Bytes::len);
-            if size > BODY_MAX {
-                break;
-            }
+        let counts = self.limits.http_ok_status.contains(head.status);
+        let read = self.body(&head, counts).await;
+        if !counts {
+            return Err(status(head.status, redirects));
         }
+        read?;
         let end = clock::monotonic();
-        let (written, answered) = (self.marks.written.get(), self.marks.answered.get());
-        Ok(Timings {
+        Ok(Answer::Final(Timings {
             total: Duration::ZERO,
             resolve: None,
-            connect,
-            rtt,
-            first_byte: written.zip(answered).map(|(written, answered)| answered.saturating_duration_since(*written)),
-            transfer: answered.map(|answered| end.saturating_duration_since(*answered)),
-            status: Some(status),
+            connect: self.connect,
+            rtt: self.rtt,
+            first_byte: self.answered.map(|answered| answered.saturating_duration_since(written)),
+            transfer: self.answered.map(|answered| end.saturating_duration_since(answered)),
+            status: Some(head.status),
             disturbed: false,
-        })
+        }))
     }
 
-    /// The kind of a failed exchange. `ended` is what the connection itself ended with, if that came first: it knows
-    /// more where the request was only told that there is no connection any longer.
-    fn failure(&self, error: &hyper::Error, ended: Option<&hyper::Error>) -> Failure {
-        let causes = || chain(error).chain(ended.into_iter().flat_map(|ended| chain(ended)));
-        let system =
-            causes().find_map(|cause| cause.downcast_ref::<io::Error>().filter(|e| e.raw_os_error().is_some()));
-        if let Some(system) = system {
-            let Failure { reason, detail } = tcp::failure(ReportedBy::Network, system);
-            return Failure { reason, detail: format!("{detail} {}", self.marks.place()) };
+    /// Reads until the head of the answer is complete, and leaves in the buffer what came after it.
+    async fn head(&mut self) -> Result<Head, Failure> {
+        self.buffer.clear();
+        loop {
+            let before = self.buffer.len();
+            if self.read(FIRST_READ).await? == 0 {
+                return Err(self.closed());
+            }
+            // A head that comes in many small pieces is parsed once for each of its lines, and its first line, by which what is
+            // not HTTP is recognised, as early as possible.
+            let mut has_news = before < 16 || self.buffer[before..].contains(&b'\n');
+            while has_news {
+                match Head::parse(&self.buffer).map_err(answer_failure)? {
+                    None => has_news = false,
+                    Some(head) => {
+                        self.buffer.drain(..head.length);
+                        if !head.is_interim() {
+                            return Ok(head);
+                        }
+                        has_news = !self.buffer.is_empty();
+                    }
+                }
+            }
+            if self.buffer.len() > HEAD_MAX {
+                return Err(answer_failure(AnswerError::HeadTooLarge));
+            }
         }
-        let any = |is: fn(&hyper::Error) -> bool| causes().any(|c| c.downcast_ref::<hyper::Error>().is_some_and(is));
-        let cut_short = causes()
-            .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof));
-        // A request that was not even begun, with no more to say about it: the peer closed first.
-        let closed_first = error.is_canceled() && causes().count() == 1;
-        let (reason, detail) = if any(hyper::Error::is_parse_too_large) {
-            (Reason::Body, format!("the answer's head has more than {} KiB or 100 fields", HEAD_MAX >> 10))
-        } else if cut_short || closed_first || any(hyper::Error::is_incomplete_message) {
-            (Reason::Reset, format!("connection closed {}", self.marks.place()))
-        } else {
-            let cause = causes().last().expect("a chain of errors begins with one");
-            (Reason::Body, format!("the answer is no HTTP: {cause}"))
-        };
-        Failure { reason, detail }
     }
-}
 
-/// An error, what it came from, and so on.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
-}
+    /// Reads the body up to its end or the limit on its size; only what came with the head, unless `wait` is set.
+    async fn body(&mut self, head: &Head, wait: bool) -> Result<(), Failure> {
+        let limit = self.limits.http_body_limit;
+        let mut body = Body::new(head.framing);
+        let (mut size, mut kept) = (0_usize, Vec::new());
+        let ended = loop {
+            let fed = body.feed(&self.buffer, |content| {
+                size = size.saturating_add(content.len());
+                if self.keeps_body {
+                    kept.extend_from_slice(&content[..content.len().min(limit - kept.len())]);
+                }
+            });
+            if fed.is_err() || body.is_complete() || size >= limit || !wait {
+                break fed.map_err(answer_failure);
+            }
+            self.buffer.clear();
+            match self.read(LATER_READ).await {
+                Ok(0) => break if body.ends_with_connection() { Ok(()) } else { Err(self.closed()) },
+                Ok(_) => {}
+                Err(failure) => break Err(failure),
+            }
+        };
+        self.answered_by = if self.keeps_body { answerer::read(&kept, head.gzip, limit) } else { None };
+        ended
+    }
 
-impl Marks {
+    /// Adds to the buffer what the peer sends next, at most about `size` bytes. Returns how many they were: none at the end of
+    /// the connection.
+    async fn read(&mut self, size: usize) -> Result<usize, Failure> {
+        self.buffer.reserve(size);
+        let length = self.stream.read_buf(&mut self.buffer).await.map_err(|error| self.broken(&error))?;
+        if length > 0 {
+            self.answered.get_or_insert_with(clock::monotonic);
+        }
+        Ok(length)
+    }
+
+    fn closed(&self) -> Failure {
+        Failure { reason: Reason::Reset, detail: format!("connection closed {}", self.place()) }
+    }
+
+    fn broken(&self, error: &io::Error) -> Failure {
+        let Failure { reason, detail } = tcp::failure(ReportedBy::Network, error);
+        Failure { reason, detail: format!("{detail} {}", self.place()) }
+    }
+
     /// How far the exchange came.
-    fn place(&self) -> &'static str {
-        match (self.answered.get(), self.head.get()) {
+    const fn place(&self) -> &'static str {
+        match (self.answered, self.has_head) {
             (None, _) => "before the answer",
-            (Some(_), None) => "within the answer's head",
-            (Some(_), Some(_)) => "within the answer's body",
+            (Some(_), false) => "within the answer's head",
+            (Some(_), true) => "within the answer's body",
         }
     }
 
     fn timeout(&self, limit: Duration) -> Failure {
-        let detail = match (self.answered.get(), self.head.get()) {
+        let detail = match (self.answered, self.has_head) {
             (None, _) => format!("connected, but no answer within {limit:?}"),
-            (Some(_), None) => format!("the answer's head was not complete within {limit:?}"),
-            (Some(_), Some(_)) => format!("the answer's body was not complete within {limit:?}"),
+            (Some(_), false) => format!("the answer's head was not complete within {limit:?}"),
+            (Some(_), true) => format!("the answer's body was not complete within {limit:?}"),
         };
         Failure { reason: Reason::Timeout, detail }
     }
 }
 
-/// The connection as hyper sees it, with the moments noted at which its first bytes pass. hyper itself speaks up only
-/// when the head is complete, which with a slow peer is much later than its first byte.
-struct Tap<'a> {
-    stream: TcpStream,
-    marks: &'a Marks,
-}
-
-impl AsyncRead for Tap<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.marks.answered.get_or_init(clock::monotonic);
-        }
-        Poll::Ready(Ok(()))
+/// The path that a redirect leads to, if this is one that is followed.
+fn onward(head: &Head, authority: &Authority, path: &PathAndQuery) -> Option<PathAndQuery> {
+    match head.status {
+        301 | 302 | 303 | 307 | 308 => authority.onward(path, head.location.as_deref()?),
+        _ => None,
     }
 }
 
-impl AsyncWrite for Tap<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Before the write, not after: a thread that is put aside in between must not make the peer look faster.
-        self.marks.written.get_or_init(clock::monotonic);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The connection is closed as soon as the exchange is over, which says the same to the peer by one call less.
-        Poll::Ready(Ok(()))
-    }
+fn status(status: u16, redirects: u32) -> Failure {
+    let detail = match redirects {
+        0 => format!("status {status}"),
+        1 => format!("status {status} after a redirect"),
+        n => format!("status {status} after {n} redirects"),
+    };
+    Failure { reason: Reason::Status, detail }
 }
 
-/// The host and port that a request is for: what its Host header says, and what a redirect has to stay on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Site {
-    /// A name in lower case, or an address in its shortest form, IPv6 in brackets and without a zone.
-    host: String,
-    port: u16,
-}
-
-impl From<SocketAddr> for Site {
-    fn from(address: SocketAddr) -> Self {
-        let host = match address.ip() {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        };
-        Self { host, port: address.port() }
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            80 => f.write_str(&self.host),
-            port => write!(f, "{}:{port}", self.host),
-        }
-    }
-}
-
-impl Site {
-    /// `host` is a name or an address, the latter without brackets.
-    pub(super) fn new(host: &str, port: u16) -> Self {
-        match host.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, port).into(),
-            Err(_) => Self { host: host.to_ascii_lowercase(), port },
-        }
-    }
-
-    /// Reads the authority of a URL: `HOST`, `HOST:PORT`, `[V6]:PORT`.
-    fn parse(authority: &str) -> Option<Self> {
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, if port.is_empty() { 80 } else { port.parse().ok()? }),
-            _ => (authority, 80),
-        };
-        match host.strip_prefix('[') {
-            Some(rest) => Some(Self::new(rest.strip_suffix(']')?, port)),
-            None => Some(Self::new(host, port)),
-        }
-    }
-
-    /// The path that a `Location` header, found at `path`, sends a request to, if that is still on this site over plain
-    /// HTTP (RFC 3986, section 5).
-    fn onward(&self, path: &PathAndQuery, location: &str) -> Option<PathAndQuery> {
-        let location = location.trim().split('#').next()?;
-        let scheme_end = location.find([':', '/', '?']).filter(|&at| location[at..].starts_with(':'));
-        let relative = match scheme_end {
-            Some(at) if location[..at].eq_ignore_ascii_case("http") => &location[at + 1..],
-            Some(_) => return None,
-            None => location,
-        };
-        let target = if let Some(rest) = relative.strip_prefix("//") {
-            let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            if Self::parse(authority)? != *self {
-                return None;
-            }
-            if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") }
-        } else if scheme_end.is_some() {
-            return None;
-        } else if relative.starts_with('/') {
-            relative.to_owned()
-        } else if relative.starts_with('?') {
-            format!("{}{relative}", path.path())
-        } else if relative.is_empty() {
-            path.as_str().to_owned()
-        } else {
-            let directory = path.path().rsplit_once('/').map_or("", |(directory, _)| directory);
-            format!("{directory}/{relative}")
-        };
-        without_dots(&target).parse().ok()
-    }
-}
-
-/// The request target with `.` and `..` in its path carried out (RFC 3986, section 5.2.4).
-fn without_dots(target: &str) -> String {
-    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        if !matches!(segment, "." | "..") {
-            kept.push(segment);
-            continue;
-        }
-        if segment == ".." {
-            kept.pop();
-        }
-        // What ends in a dot segment names a directory.
-        if segments.peek().is_none() {
-            kept.push("");
-        }
-    }
-    format!("/{}{query}", kept.join("/"))
+fn answer_failure(error: AnswerError) -> Failure {
+    Failure { reason: Reason::Body, detail: error.to_string() }
 }
 
 #[cfg(test)]

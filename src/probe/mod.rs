@@ -1,12 +1,12 @@
 //! One measurement: a TCP connect or an HTTP GET, with the time of each phase.
 //!
-//! A probe opens a connection of its own, measures, and closes it. It never retries, never logs and never looks at any
-//! other probe. What it says is an [`Outcome`]: timings, or a failure of a fixed kind. Nothing holds a probe past its
-//! time limit, and nothing a peer sends makes it hold more than a few dozen KiB.
+//! A probe opens a connection of its own, measures, and closes it. It never retries, never logs and does not depend on any
+//! other probe. Its result is an [`Outcome`]: timings, or a failure of a fixed kind. A probe ends at its time limit at the
+//! latest, and holds no more than about a hundred KiB, whatever a peer sends.
 //!
 //! [`run`] measures a target with an address and needs a tokio runtime with I/O and time; a member's prober calls it.
-//! [`run_by_name`] looks a name up first; the command line calls it. When each target has its turn is decided by
-//! [`schedule`], which knows nothing of sockets.
+//! [`run_by_name`] looks a name up first; the command line calls it. [`schedule`] decides when each target is probed and knows
+//! nothing of sockets.
 
 pub mod schedule;
 pub mod stats;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::wire::{InstanceId, Location};
-use http::Site;
+use http::Authority;
 
 /// How much of the body of an HTTP answer is read unless set otherwise, in bytes.
 pub const HTTP_BODY_LIMIT: usize = 16 << 10;
@@ -86,10 +86,10 @@ impl Check {
 pub struct Outcome {
     /// Timings, or why there are none.
     pub result: Result<Timings, Failure>,
-    /// SYN segments the kernel had to send again, where it told (TCP_INFO `tcpi_total_retrans`, tcp(7)).
+    /// SYN segments that the kernel sent again (TCP_INFO `tcpi_total_retrans`, tcp(7)).
     pub syn_retransmits: u32,
-    /// The address of this host that the probe went out from, where it came that far and is known: whoever judges a failure
-    /// can look whether that address still has a network behind it.
+    /// The local address of a probe that failed, where the kernel had chosen one: whoever judges the failure can look whether
+    /// the interface with that address still has a network.
     pub source: Option<IpAddr>,
     /// Who answered, where the answer to a request for `/health` says it.
     pub answered_by: Option<Answerer>,
@@ -122,23 +122,23 @@ pub struct Timings {
     /// From the start of the connection attempt to the moment we saw it established, by our own clock; of the last
     /// connection where there were redirects.
     pub connect: Duration,
-    /// The kernel's own SYN round trip (TCP_INFO `tcpi_rtt`), where it is sound: no SYN was sent again, and the kernel
-    /// measured it to the microsecond (its millisecond-grained path can claim more than we waited in all).
+    /// The kernel's own SYN round trip (TCP_INFO `tcpi_rtt`), where it is valid: no SYN was sent again, and the kernel measured
+    /// it to the microsecond. What it measures to the millisecond only can be longer than all the time we waited.
     pub rtt: Option<Duration>,
     /// HTTP: request written to first byte of the answer's head, of the last answer where there were redirects.
     pub first_byte: Option<Duration>,
-    /// HTTP: first byte of the answer to the end of its body (or to the cap on its size).
+    /// HTTP: first byte of the answer to the end of its body, or to the limit on its size.
     pub transfer: Option<Duration>,
     /// HTTP: the status of the last answer.
     pub status: Option<u16>,
-    /// Whether this process stood still for so long meanwhile that all times but the kernel's are too long. That the peer
-    /// answered stands. A probe cannot know this of itself: whoever runs many of them sets it.
+    /// Whether this process was stalled for so long meanwhile that all times but the kernel's are too long. The peer did answer.
+    /// A probe cannot know this itself: whoever runs many of them sets it.
     pub disturbed: bool,
 }
 
 impl Timings {
-    /// What this process added to the time of the connection: ours less the kernel's, where the kernel told. It holds the
-    /// time until the answer was noticed, and with it how busy this host is.
+    /// What this process added to the time of the connection: ours less the kernel's, where that is known. It contains the time
+    /// until the answer was noticed, and so shows how busy this host is.
     #[must_use]
     pub fn overhead(&self) -> Option<Duration> {
         self.rtt.map(|rtt| self.connect.saturating_sub(rtt))
@@ -265,10 +265,10 @@ pub async fn run(target: &Target, limits: &Limits) -> Outcome {
     match &target.check {
         Check::Tcp => tcp::probe(target.address, &budget).await,
         Check::Http { endpoint } => {
-            let site = Site::from(target.address);
+            let authority = Authority::from(target.address);
             // In a box of its own, so that the many TCP probes in flight need not each have room for an HTTP one, which
-            // is five times as large.
-            Box::pin(http::probe(target.address, &site, endpoint, &limits.http_ok_status, &budget)).await
+            // is several times as large.
+            Box::pin(http::probe(target.address, &authority, endpoint, limits, &budget)).await
         }
     }
 }
@@ -289,9 +289,7 @@ pub async fn run_by_name(host: &str, port: u16, check: &Check, limits: &Limits) 
     };
     let mut outcome = match check {
         Check::Tcp => tcp::probe(address, &budget).await,
-        Check::Http { endpoint } => {
-            http::probe(address, &Site::new(host, port), endpoint, &limits.http_ok_status, &budget).await
-        }
+        Check::Http { endpoint } => http::probe(address, &Authority::new(host, port), endpoint, limits, &budget).await,
     };
     if let Ok(timings) = &mut outcome.result {
         timings.resolve = resolve;
@@ -311,7 +309,7 @@ async fn resolve(host: &str, port: u16, budget: &Budget) -> Result<SocketAddr, F
     }
 }
 
-/// The time one probe may take in all, running since it was made.
+/// The time that one probe may take in all, counted from when this was made.
 struct Budget {
     started: Instant,
     limit: Duration,

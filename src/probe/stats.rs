@@ -1,14 +1,16 @@
-//! Sums over many probes: counts and histograms, as plain values.
+//! Sums over many probes: counts and histograms, without I/O.
 
 use std::time::Duration;
 
 use super::{Outcome, Reason};
 
-/// Upper bounds of the buckets of probe durations, in seconds: a LAN or a metropolitan line, a continent, an ocean, and a
-/// lost SYN (one second). Few, because every location has them once for each kind of check.
-pub const DURATION_BOUNDS: &[f64] = &[0.005, 0.05, 0.25, 1.0];
+/// Upper bounds of the buckets of probe durations, in seconds: within a region, between continents, and slow answers; then
+/// connections for which one SYN was sent again, and above the last bound those with two or more. The kernel sends a SYN again
+/// after one second and once more after three, so such a connect takes 1 s or 3 s plus the round trip. There are few bounds,
+/// because every location has them once for each kind of check.
+pub const DURATION_BOUNDS: &[f64] = &[0.025, 0.25, 1.0, 2.0];
 
-/// Upper bounds of the buckets of probe lag, in seconds: the timer's own grain, a busy host, a starved one.
+/// Upper bounds of the buckets of probe lag, in seconds: the timer's own resolution, a busy host, a starved one.
 pub const LAG_BOUNDS: &[f64] = &[0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
 
 /// Upper bounds of the buckets of probe overhead, in seconds: an idle host, a busy one, a starved one.
@@ -57,14 +59,14 @@ impl Histogram {
     }
 }
 
-/// What came of all probes of one kind towards one location.
+/// The results of all probes of one kind to one location.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
     /// Probes that ended.
     pub probes: u64,
     /// Those that failed, in the order of [`Reason::LABELS`].
     failures: [u64; Reason::LABELS.len()],
-    /// How long the successful ones took, those left out that were disturbed.
+    /// How long the successful ones took, without those that were disturbed.
     pub durations: Histogram,
     /// SYN segments sent again.
     pub syn_retransmits: u64,
@@ -115,6 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_after_a_lost_syn_is_in_a_bucket_of_its_own() {
+        let bucket = |millis| {
+            let mut histogram = Histogram::new(DURATION_BOUNDS);
+            histogram.observe(Duration::from_millis(millis));
+            histogram.counts().iter().position(|&count| count == 1).unwrap()
+        };
+        let [ordinary, once, twice] =
+            [[1, 300, 990], [1_001, 1_020, 1_400], [3_010, 3_400, 7_100]].map(|c| c.map(bucket));
+        assert_eq!(once, [3; 3]);
+        assert_eq!(twice, [4; 3]);
+        assert!(ordinary.iter().all(|bucket| *bucket < 3), "{ordinary:?}");
+    }
+
+    #[test]
     fn failures_are_counted_by_reason_and_never_enter_the_durations() {
         let mut tally = Tally::default();
         let add = |tally: &mut Tally, result| {
@@ -147,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disturbed_success_is_counted_and_its_time_is_not() {
+    fn a_disturbed_success_is_counted_and_its_duration_is_not() {
         let mut tally = Tally::default();
         let timings = Timings { disturbed: true, ..Timings::default() };
         tally.add(&Outcome { result: Ok(timings), syn_retransmits: 0, source: None, answered_by: None });

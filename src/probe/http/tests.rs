@@ -6,7 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::probe::{Check, Limits, Target, run, run_by_name};
+use crate::probe::{Check, Limits, StatusRanges, Target, run, run_by_name};
 
 /// A peer that does as told with every connection, the n-th of them being told n from 0 on.
 struct Peer {
@@ -122,7 +122,8 @@ async fn an_answer_has_its_status_and_its_phases() {
     assert_eq!(timings.resolve, None);
     let head = peer.heads.recv().unwrap().to_ascii_lowercase();
     let expected = format!(
-        "get /health?deep=1 http/1.1\r\nhost: {}\r\nuser-agent: netring/{}\r\nconnection: close\r\n\r\n",
+        "get /health?deep=1 http/1.1\r\nhost: {}\r\nuser-agent: netring/{}\r\naccept-encoding: gzip\r\nconnection: \
+         close\r\n\r\n",
         peer.address,
         env!("CARGO_PKG_VERSION")
     );
@@ -232,14 +233,17 @@ async fn a_connection_closed_too_early_is_a_reset_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_a_fault_of_the_body() {
+async fn what_is_not_http_is_a_fault_of_the_body() {
     let table: &[&[u8]] = &[
         b"hello\r\n\r\n",
         b"HTTP/9.9 200 OK\r\n\r\n",
         b"HTTP/1.1 abc\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ];
@@ -250,12 +254,12 @@ async fn what_is_no_http_is_a_fault_of_the_body() {
         })
         .await;
         assert_eq!(reason, Reason::Body, "{:?}: {detail}", String::from_utf8_lossy(answer));
-        assert!(detail.starts_with("the answer is no HTTP: "), "{detail}");
+        assert!(detail.starts_with("the answer is not HTTP: "), "{detail}");
     }
 }
 
 #[tokio::test]
-async fn a_peer_that_speaks_first_is_no_http_whether_we_hear_it_before_or_after_we_ask() {
+async fn a_peer_that_speaks_first_is_not_http_whether_we_hear_it_before_or_after_we_ask() {
     for number in 0..20 {
         let (reason, detail) = failure(move |mut visit| {
             if number % 2 == 0 {
@@ -336,21 +340,103 @@ async fn the_time_limit_holds_wherever_the_peer_stalls() {
 }
 
 #[tokio::test]
-async fn a_body_of_a_gigabyte_is_read_up_to_the_cap_and_counts_as_answered() {
+async fn a_body_is_read_up_to_the_limit_and_counts_as_answered() {
     let (sender, sent) = mpsc::channel();
     let peer = peer(move |mut visit| {
         visit.answer(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1 << 30));
-        let block = vec![b'x'; 1 << 16];
+        let block = vec![b'x'; 1 << 12];
         let mut bytes = 0_usize;
         while bytes < 1 << 30 && visit.send(&block) {
             bytes += block.len();
         }
         sender.send(bytes).unwrap();
     });
-    assert_eq!(get(peer.address, "/").await.unwrap().status, Some(200));
+    let timings = get(peer.address, "/").await.unwrap();
+    assert_eq!(timings.status, Some(200));
+    assert!(timings.transfer.unwrap() < Duration::from_secs(1), "{timings:?}");
     // What the peer could send is what we read and what the kernel's buffers took.
     let sent = sent.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert!(sent < 64 << 20, "{sent}");
+    assert!(sent < 8 << 20, "{sent}");
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_counts_once_it_has_come_up_to_the_limit() {
+    let framings = ["Content-Length: 100000\r\n", "", "Transfer-Encoding: chunked\r\n"];
+    for (framing, limit) in framings.into_iter().flat_map(|framing| [(framing, 1_000), (framing, 0), (framing, 1_001)])
+    {
+        let peer = peer(move |mut visit| {
+            let size = if framing.starts_with('T') { "10000\r\n" } else { "" };
+            visit.answer(format!("HTTP/1.1 200 OK\r\n{framing}\r\n{size}{}", "x".repeat(1_000)));
+            visit.stay();
+        });
+        let limits = Limits { http_body_limit: limit, http_timeout: Duration::from_millis(300), ..limits() };
+        let found = get_with(peer.address, "/", &limits).await;
+        let detail = found.map(|timings| timings.status.unwrap()).map_err(|failure| failure.detail);
+        let stalled = Err("the answer's body was not complete within 300ms".to_owned());
+        assert_eq!(detail, if limit > 1_000 { stalled } else { Ok(200) }, "{framing} {limit}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_of_a_member_says_who_answered_whatever_its_status() {
+    let body = r#"{"status": "unhealthy", "instance_id": "a", "location": "eu1"}"#;
+    let who = |status: &str, endpoint: &'static str| {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let address = peer(move |mut visit| visit.answer(&answer)).address;
+        async move { run(&Target { address, check: Check::Http { endpoint: endpoint.into() } }, &limits()).await }
+    };
+    let expected = Answerer { location: Some("eu1".parse().unwrap()), instance_id: Some("a".parse().unwrap()) };
+    let outcome = who("200 OK", "/health").await;
+    assert_eq!((outcome.result.is_ok(), outcome.answered_by), (true, Some(expected.clone())));
+    let outcome = who("503 Service Unavailable", "/health?x").await;
+    assert_eq!((outcome.result.unwrap_err().reason, outcome.answered_by), (Reason::Status, Some(expected.clone())));
+    assert_eq!(who("200 OK", "/metrics").await.answered_by, None);
+
+    let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zipped.write_all(body.as_bytes()).unwrap();
+    let zipped = zipped.finish().unwrap();
+    let peer = peer(move |mut visit| {
+        visit.answer("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for chunk in zipped.chunks(20) {
+            thread::sleep(Duration::from_millis(5));
+            visit.send([format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        }
+        visit.send("0\r\n\r\n");
+    });
+    let target = Target { address: peer.address, check: Check::Http { endpoint: "/health".into() } };
+    assert_eq!(run(&target, &limits()).await.answered_by, Some(expected));
+}
+
+#[tokio::test]
+async fn the_local_address_is_known_where_a_probe_failed_after_it_had_connected() {
+    let source = |address| async move {
+        let limits = Limits { http_timeout: Duration::from_millis(200), ..limits() };
+        let outcome = run(&Target { address, check: Check::Http { endpoint: "/".into() } }, &limits).await;
+        (outcome.result.is_ok(), outcome.source)
+    };
+    let own = Some(std::net::Ipv4Addr::LOCALHOST.into());
+    assert_eq!(source(peer(Visit::stay).address).await, (false, own));
+    assert_eq!(source(peer(Visit::reset).address).await, (false, own));
+    assert_eq!(source(peer(|mut visit| visit.answer("HTTP/1.1 500 Oh\r\n\r\n")).address).await, (false, own));
+    let ok = peer(|mut visit| visit.answer("HTTP/1.1 204 No Content\r\n\r\n"));
+    assert_eq!(source(ok.address).await, (true, None), "nobody needs it");
+}
+
+#[tokio::test]
+async fn a_handshake_followed_by_a_reset_is_a_reset_however_late_we_look() {
+    let peer = peer(Visit::reset);
+    for number in 0..100 {
+        let address = peer.address;
+        let probe = tokio::spawn(async move { get(address, "/").await });
+        // The probe has started its connection once it has had a turn. Nobody looks at it meanwhile.
+        tokio::task::yield_now().await;
+        if number % 10 == 0 {
+            thread::sleep(Duration::from_millis(60));
+        }
+        let Failure { reason, detail } = probe.await.unwrap().unwrap_err();
+        assert_eq!(reason, Reason::Reset, "{detail}");
+        assert!(detail.ends_with(" before the answer"), "{detail}");
+    }
 }
 
 fn redirect(location: &str) -> String {
@@ -438,7 +524,7 @@ async fn a_name_is_resolved_within_the_time_limit_and_named_in_the_request() {
 #[test]
 fn a_location_is_resolved_against_the_request() {
     let path: PathAndQuery = "/a/b/c?q=1".parse().unwrap();
-    let site = Site::new("10.0.0.1", 8756);
+    let authority = Authority::new("10.0.0.1", 8756);
     let table = [
         ("/x", Some("/x")),
         ("/x?y=/../z#frag", Some("/x?y=/../z")),
@@ -468,21 +554,21 @@ fn a_location_is_resolved_against_the_request() {
         ("/a b", None),
     ];
     for (location, expected) in table {
-        assert_eq!(site.onward(&path, location).as_ref().map(PathAndQuery::as_str), expected, "{location:?}");
+        assert_eq!(authority.onward(&path, location).as_ref().map(PathAndQuery::as_str), expected, "{location:?}");
     }
 }
 
 #[test]
-fn a_site_is_the_same_however_it_is_written() {
-    assert_eq!(Site::new("Example.COM", 80), Site::parse("example.com").unwrap());
-    assert_eq!(Site::new("::1", 80), Site::parse("[0:0::1]:80").unwrap());
-    assert_eq!(Site::new("::1", 81), Site::parse("[::1]:81").unwrap());
-    assert_eq!(Site::new("::1", 80).to_string(), "[::1]");
-    assert_eq!(Site::new("::1", 81).to_string(), "[::1]:81");
-    assert_eq!(Site::from("[fe80::1%3]:81".parse::<SocketAddr>().unwrap()).to_string(), "[fe80::1]:81");
-    assert_eq!(Site::new("10.0.0.1", 80).to_string(), "10.0.0.1");
+fn an_authority_is_the_same_however_it_is_written() {
+    assert_eq!(Authority::new("Example.COM", 80), Authority::parse("example.com").unwrap());
+    assert_eq!(Authority::new("::1", 80), Authority::parse("[0:0::1]:80").unwrap());
+    assert_eq!(Authority::new("::1", 81), Authority::parse("[::1]:81").unwrap());
+    assert_eq!(Authority::new("::1", 80).to_string(), "[::1]");
+    assert_eq!(Authority::new("::1", 81).to_string(), "[::1]:81");
+    assert_eq!(Authority::from("[fe80::1%3]:81".parse::<SocketAddr>().unwrap()).to_string(), "[fe80::1]:81");
+    assert_eq!(Authority::new("10.0.0.1", 80).to_string(), "10.0.0.1");
     for wrong in ["[::1", "h:port", "h:70000"] {
-        assert_eq!(Site::parse(wrong), None, "{wrong}");
+        assert_eq!(Authority::parse(wrong), None, "{wrong}");
     }
 }
 
@@ -490,7 +576,7 @@ proptest! {
     #[test]
     fn no_location_makes_a_request_that_cannot_be_sent(location in "[ -~]{0,40}") {
         let path: PathAndQuery = "/a/b?c".parse().unwrap();
-        if let Some(onward) = Site::new("h", 80).onward(&path, &location) {
+        if let Some(onward) = Authority::new("h", 80).onward(&path, &location) {
             prop_assert!(onward.as_str().starts_with('/'));
             prop_assert!(!onward.path().split('/').any(|segment| segment == ".."));
         }
