@@ -183,7 +183,7 @@ fn a_daemon_that_was_stopped_takes_none_of_its_loops_for_stuck() {
     // Two looks, and a little.
     std::thread::sleep(Duration::from_secs(3));
     for daemon in [&registry, &member] {
-        assert_eq!(daemon.log_lines(&["stands still"]), Vec::<String>::new());
+        assert_eq!(daemon.log_lines(&["a thread is stalled"]), Vec::<String>::new());
     }
 }
 

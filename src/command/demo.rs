@@ -263,7 +263,7 @@ fn introduce(out: &mut io::Stdout, options: &Options, registry: SocketAddr, site
     match options.duration {
         None => writeln!(out, "\nPress Ctrl-C to stop.\n")?,
         Some(duration) => {
-            writeln!(out, "\nThe demo stops after {} s. Press Ctrl-C to stop it earlier.\n", duration.as_secs())?
+            writeln!(out, "\nThe demo stops after {} s. Press Ctrl-C to stop it earlier.\n", duration.as_secs())?;
         }
     }
     out.flush()

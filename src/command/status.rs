@@ -31,7 +31,9 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut dyn Write) -> Exit {
         }
     };
     let base = url.base.clone();
-    let reply = match RegistryClient::new(&RegistryLink { url, timeout: TIME_LIMIT }, &Vitals::new()).members(None, Duration::ZERO) {
+    let reply = match RegistryClient::new(&RegistryLink { url, timeout: TIME_LIMIT }, &Vitals::new())
+        .members(None, Duration::ZERO)
+    {
         Ok(reply) => reply,
         Err(error) => {
             complain(format_args!("cannot get the roster from the registry at {base}: {error}"));

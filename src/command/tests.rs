@@ -1,4 +1,4 @@
-//! The command line as a person, a script or a package build meets it.
+//! The command line as users, scripts and the package build see it.
 
 use std::path::Path;
 use std::process::{Command as Process, Output, Stdio};
@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use super::*;
 use crate::host::logging::events::KINDS;
 
-/// The commands that `--help` can be asked of, as typed behind `netring`.
+/// All commands with `--help`, as typed after `netring`.
 fn commands() -> Vec<Vec<String>> {
     fn below(command: &Command, typed: &[String], found: &mut Vec<Vec<String>>) {
         found.push(typed.to_vec());
@@ -110,7 +110,7 @@ fn wrong_usage_is_code_64_and_one_clear_message() {
 }
 
 #[test]
-fn what_was_asked_for_is_code_0() {
+fn help_and_version_exit_with_code_0() {
     for args in [&["--version"][..], &["--help"], &["demo", "--help"], &["probe", "http", "-h"]] {
         assert_eq!(exit_of(args), Exit::Ok, "{args:?}");
     }
@@ -125,7 +125,7 @@ fn the_help_names_every_exit_code() {
     }
 }
 
-/// What a program makes of a text on its stdin; `None`, with the skip said, where it is not installed.
+/// The output of a program that gets a text on stdin; `None`, after printing a skip, if it is not installed.
 fn judged(program: &str, args: &[&str], input: &[u8]) -> Option<Output> {
     let pipes = || Stdio::piped();
     let child = Process::new(program).args(args).stdin(pipes()).stdout(pipes()).stderr(pipes()).spawn();

@@ -5,9 +5,9 @@
 
 pub mod address;
 pub mod descriptors;
-pub mod network;
 pub mod logging;
 pub mod memory;
+pub mod network;
 pub mod reload;
 pub mod signals;
 pub mod state;

@@ -63,7 +63,10 @@ impl fmt::Display for ClientError {
             Self::Unreachable(why) => f.write_str(why),
             Self::Refused { status, message } => write!(f, "it answered {status}: {message}"),
             Self::Redirected { status, to } => {
-                write!(f, "it answered {status}, which redirects the request to {to}; set member.registry.url to where the registry is")
+                write!(
+                    f,
+                    "it answered {status}, which redirects the request to {to}; set member.registry.url to where the registry is"
+                )
             }
             Self::NoRoom => f.write_str("it has no room for another request that waits"),
         }

@@ -403,7 +403,10 @@ impl Driver {
         if change.is_empty() {
             return;
         }
-        info!(peers = self.membership.peers().len(), "probing the ring as it was known before, until the registry answers");
+        info!(
+            peers = self.membership.peers().len(),
+            "probing the ring as it was known before, until the registry answers"
+        );
         self.ring.follow(self.membership.peers(), &Change::default(), &self.settings);
     }
 

@@ -184,12 +184,19 @@ impl Health {
         match result {
             Ok(_) => self.connected(probed.ended),
             // Who refuses or answers badly has been reached.
-            Err(failure) if matches!(
-                failure.reason,
-                Reason::Refused | Reason::Reset | Reason::Status | Reason::Body | Reason::Identity | Reason::Tls
-            ) => self.connected(probed.ended),
+            Err(failure)
+                if matches!(
+                    failure.reason,
+                    Reason::Refused | Reason::Reset | Reason::Status | Reason::Body | Reason::Identity | Reason::Tls
+                ) =>
+            {
+                self.connected(probed.ended)
+            }
             // These say nothing about the network.
-            Err(Failure { reason: Reason::Local(LocalCause::Stalled | LocalCause::Resources | LocalCause::Internal), .. }) => {}
+            Err(Failure {
+                reason: Reason::Local(LocalCause::Stalled | LocalCause::Resources | LocalCause::Internal),
+                ..
+            }) => {}
             Err(_) => {
                 self.failed.meets(&mut marks.failed);
                 if !probed.was_down && self.turned.len() < 2 && !self.turned.contains(probed.location) {

@@ -133,5 +133,5 @@ pub fn judge(mut outcome: Outcome, facts: &Facts, peer: &Peer, held: bool, isola
     judged
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

@@ -211,8 +211,7 @@ impl Membership {
     fn duplicate_at(&mut self, listed: Option<SocketAddr>, now: Instant) -> Option<SocketAddr> {
         let duplicate = listed.filter(|&address| {
             // Another registry replica may still show where this member was before.
-            self.registered
-                .is_some_and(|(own, at)| own != address && now.saturating_duration_since(at) > REPLICA_LAG)
+            self.registered.is_some_and(|(own, at)| own != address && now.saturating_duration_since(at) > REPLICA_LAG)
         });
         let before = std::mem::replace(&mut self.duplicate, duplicate);
         duplicate.filter(|_| duplicate != before)
@@ -282,5 +281,5 @@ impl Membership {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

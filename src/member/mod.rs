@@ -158,11 +158,10 @@ impl Member {
         let pulse = vitals.add("probe schedule", TURN_MAX);
         let me = options.instance_id.clone();
         let network = Network::start(&vitals).map_err(|e| StartError::Thread("network", e))?;
-        let prober =
-            Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, network.clone(), move || {
-                pulse.mark();
-            })
-            .map_err(|e| StartError::Thread("probe", e))?;
+        let prober = Prober::start(&me, prober_settings(&settings), reports, REPORTS_MAX, network.clone(), move || {
+            pulse.mark();
+        })
+        .map_err(|e| StartError::Thread("probe", e))?;
         let prober = Arc::new(prober);
 
         let requests = control::Inbox::new();
@@ -241,7 +240,9 @@ impl Member {
         self.prober.set_settings(prober_settings(&new));
         self.settings = Arc::new(new);
         if !self.control.reload(Arc::clone(&self.settings), TAKEN_UP) {
-            warn!("the new settings of the registry take effect when this member has taken leave of the former registry");
+            warn!(
+                "the new settings of the registry take effect when this member has taken leave of the former registry"
+            );
         }
         later
     }

@@ -193,5 +193,5 @@ impl Peers {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

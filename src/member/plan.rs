@@ -41,7 +41,8 @@ impl Here<'_> {
         let reaches_me =
             address.port() == self.listening.port() && self.is_on_this_host(address.ip()) && listens_at(address.ip());
         // A ring on one host, for a test or a demonstration, is registered with loopback addresses throughout.
-        let ring_on_loopback = self.listening.ip().is_loopback() || self.registered.is_some_and(|own| own.ip().is_loopback());
+        let ring_on_loopback =
+            self.listening.ip().is_loopback() || self.registered.is_some_and(|own| own.ip().is_loopback());
         let others_loopback = address.ip().is_loopback() && !ring_on_loopback;
         self.registered == Some(address) || reaches_me || others_loopback
     }
@@ -121,9 +122,8 @@ impl Planner {
                 targets,
             });
         }
-        plan.peers.sort_by(|a, b| {
-            (&a.peer.location, &a.peer.instance_id).cmp(&(&b.peer.location, &b.peer.instance_id))
-        });
+        plan.peers
+            .sort_by(|a, b| (&a.peer.location, &a.peer.instance_id).cmp(&(&b.peer.location, &b.peer.instance_id)));
         plan
     }
 
@@ -133,5 +133,5 @@ impl Planner {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

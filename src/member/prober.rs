@@ -73,7 +73,10 @@ pub struct Settings {
 
 /// What the prober has to say.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every report is of the large kind, and a box for each costs time")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every report is of the large kind, and a box for each costs time"
+)]
 pub enum Report {
     /// A probe was made.
     Probed {
@@ -310,12 +313,7 @@ impl Outbox {
 }
 
 impl Loop {
-    fn new(
-        mut told: watch::Receiver<Orders>,
-        turns: mpsc::Receiver<Turned>,
-        outbox: Outbox,
-        network: Network,
-    ) -> Self {
+    fn new(mut told: watch::Receiver<Orders>, turns: mpsc::Receiver<Turned>, outbox: Outbox, network: Network) -> Self {
         let Orders { plan, settings } = told.borrow_and_update().clone();
         let now = clock::monotonic();
         Self {
@@ -443,7 +441,8 @@ impl Loop {
 
     /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
     fn settle(&mut self, ended: Result<Probed, JoinError>) {
-        let Some(Probed { turn, lag, outcome, ended, network }) = ended.map_or_else(|error| self.broken(&error), Some) else {
+        let Some(Probed { turn, lag, outcome, ended, network }) = ended.map_or_else(|error| self.broken(&error), Some)
+        else {
             return;
         };
         let Some(&InFlight { lost_before, limit, .. }) =
@@ -500,5 +499,5 @@ impl Loop {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

@@ -336,5 +336,5 @@ fn back_off(n: u32, poll_interval: Duration, jitter: f64) -> Duration {
     wait.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

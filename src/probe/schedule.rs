@@ -402,5 +402,5 @@ fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ fn asked(url: &str, json: bool) -> (Exit, String) {
     (exit, String::from_utf8(out).unwrap())
 }
 
-/// A roster out of order, with an IPv6 address, an entry without times and one that makes no sense.
+/// An unsorted roster, with an IPv6 address, an entry without times and an invalid entry.
 fn roster() -> String {
     let now = clock::wall().epoch_seconds();
     // In the middle of what a minute or an hour rounds to, so that a slow test reads the same.
@@ -50,7 +50,7 @@ fn roster() -> String {
     .to_string()
 }
 
-/// The tables, word for word. Written anew where `UPDATE_GOLDEN` is set.
+/// Compares the tables with their golden files. With `UPDATE_GOLDEN` set, the files are rewritten.
 #[test]
 fn the_table_is_the_golden_one() {
     let one = r#"{"members": [{"instance_id": "a", "location": "b", "ip": "10.0.0.1", "port": 1}]}"#;

@@ -87,7 +87,7 @@ pub const KINDS: [Kind; 16] = [
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: the check @NETRING_CHECK@ of @NETRING_TARGET_LOCATION@ \
                 (@NETRING_TARGET@) succeeds again, after @NETRING_LASTED@ and @NETRING_FAILED_PROBES@ failed probes.",
         meaning: "A check of this peer that failed before succeeds again.",
-        advice: "Nothing; the problem is over.",
+        advice: "No action is needed.",
     },
     Kind {
         name: PEER_NOT_PROBED,
@@ -131,8 +131,8 @@ pub const KINDS: [Kind; 16] = [
                 @NETRING_REASON@.",
         meaning: "The registry is reachable but answers with an error. The member keeps probing the peers of the last roster \
                   and retries, as it does when the registry cannot be reached.",
-        advice: "The reason above is the registry's answer: for example its store is unavailable, the ring is full, or the \
-                 member's address is not in allowed_networks.",
+        advice: "The registry's answer gives the reason: for example, its store is unavailable, the ring is full, or the address \
+                 of the member is not in allowed_networks.",
     },
     Kind {
         name: REGISTRY_BACK,
@@ -142,7 +142,7 @@ pub const KINDS: [Kind; 16] = [
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@: @NETRING_REGISTRY@ answers again, after @NETRING_LASTED@ and \
                 @NETRING_ATTEMPTS@ failed requests.",
         meaning: "The registry answers the member's requests without error again.",
-        advice: "Nothing; the problem is over.",
+        advice: "No action is needed.",
     },
     Kind {
         name: MEMBER_UNWELL,
@@ -161,7 +161,7 @@ pub const KINDS: [Kind; 16] = [
         title: "A member is well again",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is well again.",
         meaning: "For a minute, or one check interval if that is longer, nothing has kept the member from probing.",
-        advice: "Nothing; the problem is over.",
+        advice: "No action is needed.",
     },
     Kind {
         name: IDENTITY_TWICE,
@@ -191,7 +191,7 @@ pub const KINDS: [Kind; 16] = [
         title: "The registry accepts registrations again",
         facts: "The store @NETRING_STORE@ works again, after @NETRING_LASTED@.",
         meaning: "The registry accepts registrations and heartbeats again.",
-        advice: "Nothing; the problem is over.",
+        advice: "No action is needed.",
     },
     Kind {
         name: LEASE_ENDED,
@@ -209,8 +209,8 @@ pub const KINDS: [Kind; 16] = [
         by: BOTH,
         title: "A configuration was refused",
         facts: "The errors: @NETRING_REASON@",
-        meaning: "The configuration that the daemon has read has errors. After a reload the old configuration stays in force; at \
-                  a start the daemon exits with code 78.",
+        meaning: "The daemon has read a configuration with errors. After a reload the old configuration stays in force; at a start \
+                  the daemon exits with code 78.",
         advice: "Correct the errors, verify the file with netring check FILE, and then reload the daemon, or start it if it is \
                  not running. Until then a restart fails.",
     },
@@ -221,7 +221,7 @@ pub const KINDS: [Kind; 16] = [
         title: "A new configuration is in force",
         facts: "The configuration has been reloaded.",
         meaning: "The daemon has read its configuration again and uses it from now on.",
-        advice: "Nothing, unless the next log line lists keys that only take effect after a restart.",
+        advice: "No action is needed, unless the next log line lists keys that only take effect after a restart.",
     },
     Kind {
         name: LOOP_STALLED,

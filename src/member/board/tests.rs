@@ -57,7 +57,8 @@ impl Desk {
         let roster = members.iter().map(|text| {
             let [id, location, ip] = text.split('@').collect::<Vec<_>>()[..] else { panic!("{text}") };
             let body = format!(r#"{{"instance_id": "{id}", "location": "{location}", "ip": "{ip}", "port": 8756}}"#);
-            let Registration { instance_id, location, ip, port, .. } = Registration::from_json(body.as_bytes()).unwrap();
+            let Registration { instance_id, location, ip, port, .. } =
+                Registration::from_json(body.as_bytes()).unwrap();
             let instance_id = instance_id.unwrap();
             Member { instance_id, location, ip, port, last_seen, registered_at: 1, status: () }
         });
@@ -557,10 +558,9 @@ fn a_peer_that_nothing_can_be_sent_to_is_reported_once_with_its_address() {
     let mut desk = Desk::new();
     let probing = desk.roster(0, 0, &["a@eu1@2001:db8::1", "b@eu2@10.0.0.2"]);
     let a = ids(&probing, "a");
-    let no_route = || Outcome::failed(Failure {
-        reason: Reason::Local(LocalCause::NoRoute),
-        detail: "network is unreachable".into(),
-    });
+    let no_route = || {
+        Outcome::failed(Failure { reason: Reason::Local(LocalCause::NoRoute), detail: "network is unreachable".into() })
+    };
     let cannot = |events: Vec<Event>| {
         let found = events.into_iter().filter_map(|event| match event {
             Event::CannotProbe { peer, why } => Some(format!("{} {why}", peer.ip)),

@@ -115,7 +115,8 @@ fn write(state: &StateDir, shared: &Shared, pulse: &Pulse) {
         pulse.mark();
         if let Some(members) = desk.roster.take() {
             drop(desk);
-            let text = serde_json::to_vec(&Members { members }).expect("names, numbers and addresses always have a JSON form");
+            let text =
+                serde_json::to_vec(&Members { members }).expect("names, numbers and addresses always have a JSON form");
             // No restart makes a disk faster.
             pulse.mark_away();
             let written = state.write(ROSTER_FILE, &text);
