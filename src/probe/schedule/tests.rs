@@ -129,7 +129,7 @@ fn no_target_drifts_over_a_day_of_late_wake_ups_and_slow_probes() {
         }
         running.sort_by_key(|&(end, _)| end);
         while running.first().is_some_and(|&(end, _)| end <= wake) {
-            let (end, turn) = running.remove(0);
+            let (_, turn) = running.remove(0);
             assert!(schedule.ended(turn, false));
         }
         while let Some(event) = schedule.due(wake) {
