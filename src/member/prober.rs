@@ -388,7 +388,10 @@ impl Loop {
 
     /// Notes for how long the thread stood still, if it did.
     fn look_at_the_clock(&mut self) {
-        let (now, suspended) = (clock::monotonic(), clock::suspended());
+        self.note_time(clock::monotonic(), clock::suspended());
+    }
+
+    fn note_time(&mut self, now: Instant, suspended: Duration) {
         let lost = now.saturating_duration_since(self.wake);
         if lost > GRAIN {
             self.lost += lost;

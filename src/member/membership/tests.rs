@@ -30,9 +30,12 @@ fn member(text: &str) -> Member {
     }
 }
 
+fn listing(members: Vec<Member>) -> MembersReply {
+    MembersReply { members, ..MembersReply::default() }
+}
+
 fn full_of(members: Vec<Member>, etag: Option<&str>) -> RosterAnswer {
-    let roster = MembersReply { members, ..MembersReply::default() };
-    RosterAnswer::Full { roster, etag: etag.map(str::to_owned), age: Some(Duration::ZERO) }
+    RosterAnswer::Full { roster: listing(members), etag: etag.map(str::to_owned), age: Some(Duration::ZERO) }
 }
 
 fn full(members: &[&str], etag: &str) -> RosterAnswer {
@@ -365,7 +368,7 @@ fn the_time_of_the_roster_is_that_of_its_confirmation_less_the_age_that_the_regi
     let before = walk.membership.roster_at();
     walk.poll(unchanged(None));
     assert_eq!(walk.membership.roster_at(), before, "an age that cannot be read confirms nothing");
-    let roster = MembersReply { members: vec![member("me")], ..MembersReply::default() };
+    let roster = listing(vec![member("me")]);
     walk.poll(RosterAnswer::Full { roster, etag: None, age: Some(secs(60)) });
     assert_eq!(walk.membership.roster_at(), Some(walk.now - secs(60)));
     let mut walk = Walk::new();
@@ -377,7 +380,7 @@ fn the_time_of_the_roster_is_that_of_its_confirmation_less_the_age_that_the_regi
 fn entries_that_cannot_be_used_are_news_where_their_number_is_another_one() {
     let mut walk = Walk::settled();
     let mut news = |unusable| {
-        let roster = MembersReply { members: vec![member("me")], unusable, ..MembersReply::default() };
+        let roster = MembersReply { unusable, ..listing(vec![member("me")]) };
         walk.poll(RosterAnswer::Full { roster, etag: Some("1".into()), age: None }).unusable.is_some()
     };
     let said = [0, 2, 2, 3, 0, 0].map(&mut news);

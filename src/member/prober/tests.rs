@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::probe::blackhole::FullListener;
-use crate::probe::{Check, StatusRanges, Timings};
+use crate::probe::{Check, StatusRanges};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -37,7 +37,7 @@ struct Inbox {
 fn start(settings: Settings, reports_max: usize) -> (Prober, Inbox) {
     let (sender, batches) = mpsc::channel(1);
     let prober =
-        Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, Links::default(), || {}).unwrap();
+        Prober::start(&"self".parse().unwrap(), settings, sender, reports_max, Network::default(), || {}).unwrap();
     (prober, Inbox { batches, opened: VecDeque::new() })
 }
 
@@ -46,7 +46,7 @@ fn next(inbox: &mut Inbox) -> Report {
     let deadline = clock::monotonic() + PATIENCE;
     loop {
         match inbox.opened.pop_front() {
-            Some(Report::StoodStill { .. }) => continue,
+            Some(Report::Stalled { .. } | Report::Suspended { .. }) => continue,
             Some(report) => return report,
             None => {}
         }
@@ -58,10 +58,12 @@ fn next(inbox: &mut Inbox) -> Report {
     }
 }
 
-fn id(report: &Report) -> u64 {
+/// The target of a probe; nothing for a skipped turn, whose report does not name it.
+fn id(report: &Report) -> Option<u64> {
     match report {
-        Report::Probed { id, .. } | Report::Skipped { id, .. } => id.0,
-        Report::StoodStill { .. } => unreachable!("`next` leaves them out"),
+        Report::Probed { id, .. } => Some(id.0),
+        Report::Skipped { .. } => None,
+        Report::Stalled { .. } | Report::Suspended { .. } => unreachable!("`next` leaves them out"),
     }
 }
 
@@ -101,12 +103,12 @@ fn each_target_is_probed_once_an_interval() {
     let mut seen = [0; 5];
     while seen.iter().any(|&n| n < 3) {
         match next(&mut reports) {
-            Report::Probed { id, outcome, follow_up, .. } => {
-                assert!(outcome.result.is_ok() && !follow_up, "{outcome:?}");
+            Report::Probed { id, outcome, .. } => {
+                assert!(outcome.result.is_ok(), "{outcome:?}");
                 seen[id.0 as usize] += 1;
             }
             Report::Skipped { reason, .. } => assert_eq!(reason, SkipReason::Late),
-            Report::StoodStill { .. } => unreachable!("`next` leaves them out"),
+            report => unreachable!("`next` leaves them out: {report:?}"),
         }
     }
     assert!(seen.iter().all(|&n| n <= 5), "{seen:?}");
@@ -114,26 +116,48 @@ fn each_target_is_probed_once_an_interval() {
 }
 
 #[test]
-fn a_peer_found_down_is_looked_at_again_before_its_next_turn() {
+fn a_target_that_turned_is_looked_at_again_before_its_next_turn() {
     let (closed, address) = listener();
     drop(closed);
     let (prober, mut reports) = start(settings(Duration::from_secs(10), ms(500)), 100);
     // Of several targets one is due soon.
     prober.set_targets((0..50).map(|id| probing(id, address)).collect());
     let report = next(&mut reports);
-    let Report::Probed { id: first, ended: found, follow_up: false, .. } = report else { panic!("{report:?}") };
+    let Report::Probed { id: first, ended: found, .. } = report else { panic!("{report:?}") };
     prober.set_targets(vec![probing(first.0, address)]);
-    let again = loop {
+    prober.turned(first, found);
+    let mut looks = Vec::new();
+    while looks.len() < 3 {
         let report = next(&mut reports);
-        let Report::Probed { id, ended, follow_up, outcome, .. } = report else { panic!("{report:?}") };
+        let Report::Probed { id, ended, outcome, .. } = report else { panic!("{report:?}") };
         assert_eq!(outcome.result.unwrap_err().reason, Reason::Refused);
+        // Reports of the others may have been on their way.
         if id == first {
-            assert!(follow_up);
-            break ended;
+            looks.push(ended - found);
         }
-    };
-    let after = again - found;
-    assert!((ms(1_000)..ms(1_900)).contains(&after), "{after:?}");
+    }
+    for (look, after) in looks.iter().zip([ms(1_000), ms(2_000), ms(4_000)]) {
+        assert!((after..after + ms(900)).contains(look), "{looks:?}");
+    }
+}
+
+#[test]
+fn what_began_when_and_how_much_later_than_due_is_reported() {
+    let (_listener, address) = listener();
+    let interval = ms(200);
+    let (prober, mut reports) = start(settings(interval, ms(150)), 100);
+    prober.set_targets(vec![probing(0, address)]);
+    let mut dues = Vec::new();
+    while dues.len() < 4 {
+        let Report::Probed { outcome, began, lag, ended, .. } = next(&mut reports) else { continue };
+        assert!(outcome.result.unwrap().total <= ended - began);
+        assert!(lag > Duration::ZERO && lag <= interval / 2 + ms(50), "{lag:?}");
+        dues.push(began - lag);
+    }
+    for pair in dues.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart.as_nanos().is_multiple_of(interval.as_nanos()) && !apart.is_zero(), "{apart:?}");
+    }
 }
 
 #[test]
@@ -148,8 +172,7 @@ fn a_target_that_leaves_has_its_probe_broken_off_and_is_not_heard_of_again() {
     for _ in 0..6 {
         // Of those that left only skipped turns may be in the channel still; no probe of theirs had reached its limit.
         let report = next(&mut reports);
-        let skipped = matches!(report, Report::Skipped { reason: SkipReason::Overlap, .. });
-        assert!(id(&report) >= 100 || skipped, "{report:?}");
+        assert!(id(&report).is_none_or(|id| id >= 100), "{report:?}");
     }
     assert_eq!(connecting_to(full.address()), 0);
 }
@@ -173,8 +196,9 @@ fn new_settings_take_effect_at_once() {
     let (prober, mut reports) = start(settings(Duration::from_secs(86_400), ms(500)), 100);
     prober.set_targets(vec![probing(0, address)]);
     prober.set_settings(settings(ms(100), ms(50)));
-    for _ in 0..3 {
-        assert_eq!(id(&next(&mut reports)), 0);
+    let mut probed = 0;
+    while probed < 3 {
+        probed += id(&next(&mut reports)).map_or(0, |_| 1);
     }
     prober.set_settings(Settings { max_in_flight: 0, ..settings(ms(100), ms(50)) });
     loop {
@@ -218,7 +242,7 @@ fn reports_go_out_at_once_after_a_pause_and_together_where_there_are_many() {
     let mut outbox = Outbox::new(sender, BATCH_MAX + 1, Arc::clone(&dropped));
     let start = clock::monotonic();
     let put = |outbox: &mut Outbox, count| {
-        (0..count).for_each(|_| outbox.put(Report::StoodStill { lost: ms(21), until: start }));
+        (0..count).for_each(|_| outbox.put(Report::Stalled { lost: ms(21), until: start }));
     };
     outbox.send(start);
     assert_eq!((batches.try_recv().is_ok(), outbox.due()), (false, None), "nothing to send");
@@ -254,7 +278,7 @@ fn an_idle_prober_shows_that_it_is_alive_more_than_once_a_second() {
     let (sender, _reports) = mpsc::channel(1);
     let mark = Arc::clone(&marked);
     let settings = settings(Duration::from_secs(86_400), ms(500));
-    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Links::default(), move || {
+    let prober = Prober::start(&"self".parse().unwrap(), settings, sender, 1, Network::default(), move || {
         mark.store(true, Ordering::Relaxed);
     });
     for _ in 0..4 {
@@ -276,16 +300,17 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     let live = listeners.iter().enumerate().map(|(id, (_, address))| probing(id as u64, *address));
     prober.set_targets(dead.chain(live).collect());
     let mut starts: HashMap<u64, Vec<Instant>> = HashMap::new();
+    let mut dues = HashMap::new();
     let mut lags = Vec::new();
     let mut timeouts = 0;
     while starts.len() < 20 || starts.values().any(|starts| starts.len() < 5) {
         let report = next(&mut reports);
-        let Report::Probed { id, outcome, ended, lag, .. } = report else {
-            assert!(id(&report) >= 100, "no turn of a living target is skipped: {report:?}");
-            continue;
-        };
+        let Report::Probed { id, outcome, began, lag, ended, .. } = report else { continue };
         match outcome.result {
             Ok(timings) => {
+                if let Some(before) = dues.insert(id, began - lag) {
+                    assert_eq!(began - lag - before, interval, "no turn of a living target is skipped: {id:?}");
+                }
                 starts.entry(id.0).or_default().push(ended - timings.total);
                 lags.push(lag);
             }
@@ -309,74 +334,191 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
     assert!(lag > Duration::ZERO && lag <= interval / 50, "{lag:?}");
 }
 
-/// A loop with nothing to do, of which one probe may be in flight at once, and who orders it.
-fn idle(sender: mpsc::Sender<Vec<Report>>) -> (watch::Sender<Orders>, Loop) {
-    let settings = Settings { max_in_flight: 1, ..settings(ms(1_000), ms(500)) };
+/// What keeps a loop alive that a test drives by itself, and what it tells it.
+struct Reins {
+    orders: watch::Sender<Orders>,
+    _turned: mpsc::Sender<Turned>,
+}
+
+/// A loop with nothing to do, and who orders it.
+fn idle(settings: Settings, sender: mpsc::Sender<Vec<Report>>) -> (Reins, Loop) {
     let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
-    (orders, Loop::new(told, Outbox::new(sender, 10, Arc::default()), Links::default()))
+    let (turned, turns) = mpsc::channel(TURNED_MAX);
+    let work = Loop::new(told, turns, Outbox::new(sender, 100, Arc::default()), Network::default());
+    (Reins { orders, _turned: turned }, work)
 }
 
-/// A loop with one probe in flight, which ended in `result` after the thread had stood still for `lost` of its 500 ms.
-async fn settled(result: Result<Timings, Failure>, lost: Duration, source: Option<IpAddr>, running: bool) -> Outcome {
+/// A loop that has these targets and makes nothing of them until it is told to.
+fn with_targets(settings: Settings, targets: Vec<Probing>) -> (Reins, Loop) {
     let (sender, _) = mpsc::channel(1);
-    let (_orders, mut work) = idle(sender);
-    work.lost = lost + ms(7);
-    if let Some(source) = source.filter(|_| !running) {
-        work.links = Links::cut_off(source, clock::monotonic());
+    let (reins, mut work) = idle(settings, sender);
+    let me = "self".parse().unwrap();
+    let planned = |Probing { id, peer, target }| (id, Planned { phase: Phase::of(&me, &peer, &target.check), target });
+    reins.orders.send_modify(|orders| orders.plan = Arc::new(targets.into_iter().map(planned).collect()));
+    work.follow_orders();
+    (reins, work)
+}
+
+fn http(id: u64, address: SocketAddr) -> Probing {
+    let target = Target { address, check: Check::Http { endpoint: "/health".into() } };
+    Probing { target, ..probing(id, address) }
+}
+
+/// Starts the one target of a loop when it is due.
+async fn start_one(work: &mut Loop) {
+    let deadline = clock::monotonic() + PATIENCE;
+    while work.in_flight.is_empty() {
+        assert!(clock::monotonic() < deadline, "no turn");
+        work.start_what_is_due();
+        tokio::time::sleep(ms(1)).await;
     }
-    let now = clock::monotonic();
-    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
-    work.schedule.add(TargetId(0), phase, now);
-    let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
-    let outcome = Outcome { result, syn_retransmits: 0, source, answered_by: None };
-    let task = work.probes.spawn(async move { Probed { turn, lag: ms(0), outcome, ended: clock::monotonic() } });
-    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(7), limit: ms(500) });
-    let ended = work.probes.join_next().await.unwrap();
+}
+
+/// Waits for the one probe of a loop and gives back what is reported of it.
+async fn settle_one(work: &mut Loop) -> Report {
+    let ended = tokio::time::timeout(PATIENCE, work.probes.join_next()).await.unwrap().unwrap();
     work.settle(ended);
-    assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
-    let Some(Report::Probed { outcome, .. }) = work.outbox.waiting.pop() else { panic!("no outcome") };
-    outcome
+    assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0), "it gives its place back");
+    work.outbox.waiting.pop().unwrap()
+}
+
+fn facts_of(report: &Report) -> &Facts {
+    let Report::Probed { facts, .. } = report else { panic!("{report:?}") };
+    facts
 }
 
 #[tokio::test]
-async fn a_failure_is_held_against_nobody_where_the_thread_stood_still_meanwhile_and_a_success_stands() {
-    let failed = |reason| Err(Failure { reason, detail: "connection refused".into() });
-    for reason in [Reason::Timeout, Reason::Status, Reason::Reset] {
-        let spoilt = settled(failed(reason), ms(51), None, true).await.result.unwrap_err();
-        assert_eq!(spoilt.reason, Reason::Local(LocalCause::Stalled));
-        assert_eq!(spoilt.detail, "this process stood still for 51.0ms meanwhile; connection refused");
-        assert_eq!(settled(failed(reason), ms(50), None, true).await.result.unwrap_err().reason, reason);
-    }
-    let refused = settled(failed(Reason::Refused), ms(51), None, true).await.result.unwrap_err();
-    assert_eq!(refused.reason, Reason::Refused, "its host has answered");
-    assert!(settled(Ok(Timings::default()), ms(51), None, true).await.result.unwrap().disturbed);
-    assert!(!settled(Ok(Timings::default()), ms(50), None, true).await.result.unwrap().disturbed);
+async fn the_time_stood_still_while_a_probe_runs_is_reported_with_it_and_that_before_and_after_is_not() {
+    let (_listener, address) = listener();
+    let (_reins, mut work) = with_targets(settings(ms(50), ms(500)), vec![probing(0, address)]);
+    work.lost = ms(5_000);
+    start_one(&mut work).await;
+    work.lost += ms(33);
+    let report = settle_one(&mut work).await;
+    assert_eq!(*facts_of(&report), Facts { stalled: ms(33), limit: ms(500), network: None });
+    work.lost += ms(7_000);
+    start_one(&mut work).await;
+    let report = settle_one(&mut work).await;
+    assert_eq!(facts_of(&report).stalled, Duration::ZERO);
 }
 
 #[tokio::test]
-async fn a_failure_by_an_interface_without_a_network_is_held_against_nobody() {
-    let own: IpAddr = "192.0.2.1".parse().unwrap();
-    let failed = |reason| Err(Failure { reason, detail: "no route to host".into() });
-    for (reason, running, wanted) in [
-        (Reason::Timeout, false, Reason::Local(LocalCause::NoRoute)),
-        (Reason::Unreachable, false, Reason::Local(LocalCause::NoRoute)),
-        (Reason::Unreachable, true, Reason::Unreachable),
-        // Somebody has answered.
-        (Reason::Refused, false, Reason::Refused),
-        (Reason::Status, false, Reason::Status),
-        (Reason::Body, false, Reason::Body),
-    ] {
-        let found = settled(failed(reason), ms(0), Some(own), running).await.result.unwrap_err();
-        assert_eq!(found.reason, wanted, "{reason}, {running}: {}", found.detail);
+async fn the_limit_is_that_of_the_kind_of_probe_and_of_the_settings_it_began_with() {
+    let (_listener, address) = listener();
+    let mut limits = settings(ms(50), ms(300));
+    limits.limits.http_timeout = ms(40);
+    let (_reins, mut work) = with_targets(limits.clone(), vec![probing(0, address)]);
+    start_one(&mut work).await;
+    let report = settle_one(&mut work).await;
+    assert_eq!(facts_of(&report).limit, ms(300));
+
+    let (reins, mut work) = with_targets(limits, vec![http(0, address)]);
+    start_one(&mut work).await;
+    reins.orders.send_modify(|orders| orders.settings = Arc::new(settings(ms(50), ms(9_000))));
+    work.follow_orders();
+    // Nobody answers: the listener accepts nothing.
+    let report = settle_one(&mut work).await;
+    assert_eq!(facts_of(&report).limit, ms(40));
+}
+
+#[tokio::test]
+async fn a_failure_comes_with_what_was_wrong_with_the_network_and_a_success_does_not() {
+    let full = FullListener::new();
+    let own: IpAddr = "127.0.0.1".parse().unwrap();
+    let (_reins, mut work) = with_targets(settings(ms(50), ms(100)), vec![probing(0, full.address())]);
+    work.network = Network::without_carrier(own, clock::monotonic());
+    start_one(&mut work).await;
+    let report = settle_one(&mut work).await;
+    assert_eq!(facts_of(&report).network, Some(Fault::NoCarrier { address: own }));
+    let Report::Probed { outcome, .. } = report else { panic!("{report:?}") };
+    assert_eq!(outcome.result.unwrap_err().reason, Reason::Timeout, "to judge it is the business of others");
+
+    let (_listener, address) = listener();
+    let (_reins, mut work) = with_targets(settings(ms(50), ms(100)), vec![probing(0, address)]);
+    work.network = Network::without_carrier(own, clock::monotonic());
+    start_one(&mut work).await;
+    let report = settle_one(&mut work).await;
+    assert_eq!(facts_of(&report).network, None);
+}
+
+#[tokio::test]
+async fn a_probe_that_ran_into_its_limit_makes_its_target_slow_and_no_other_failure_does() {
+    let full = FullListener::new();
+    let (closed, refusing) = listener();
+    drop(closed);
+    for (address, reason, slow) in [(full.address(), Reason::Timeout, true), (refusing, Reason::Refused, false)] {
+        let (_reins, mut work) = with_targets(settings(ms(50), ms(100)), vec![probing(0, address)]);
+        start_one(&mut work).await;
+        let report = settle_one(&mut work).await;
+        let Report::Probed { outcome, .. } = report else { panic!("{report:?}") };
+        assert_eq!(outcome.result.unwrap_err().reason, reason);
+        let schedule = format!("{:?}", work.schedule);
+        assert!(schedule.contains(&format!("slow: {slow}")), "{schedule}");
     }
-    assert!(settled(Ok(Timings::default()), ms(0), Some(own), false).await.result.is_ok());
+}
+
+#[tokio::test]
+async fn a_target_that_turned_is_followed_up_where_another_probe_of_its_kind_fits_before_its_next_turn() {
+    let (_listener, address) = listener();
+    let mut limits = settings(Duration::from_secs(60), ms(100));
+    limits.limits.http_timeout = Duration::from_secs(59);
+    for (probing, fits) in [(probing(0, address), true), (http(0, address), false)] {
+        let (_reins, mut work) = with_targets(limits.clone(), vec![probing]);
+        let due = work.schedule.next_due().unwrap();
+        let Some(Event::Start(turn)) = work.schedule.due(due) else { panic!("no turn") };
+        assert!(work.schedule.ended(turn, false));
+        work.take_in(Turned { id: TargetId(1), ended: due });
+        assert_eq!(work.schedule.next_due(), Some(due + Duration::from_secs(60)), "there is no such target");
+        work.take_in(Turned { id: TargetId(0), ended: due });
+        assert_eq!(work.schedule.next_due(), Some(due + Duration::from_secs(if fits { 1 } else { 60 })));
+    }
+}
+
+#[test]
+fn a_probe_that_ends_while_the_thread_stands_still_is_reported_with_that_time() {
+    let full = FullListener::new();
+    let (sender, mut batches) = mpsc::channel(100);
+    let (reins, mut work) = idle(settings(ms(300), ms(250)), sender);
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    work.probes.spawn_on(
+        async move {
+            while !stopped.load(Ordering::Relaxed) {
+                tokio::time::sleep(ms(1)).await;
+            }
+            std::thread::sleep(ms(600));
+            std::future::pending().await
+        },
+        runtime.handle(),
+    );
+    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
+    let target = probing(0, full.address()).target;
+    reins.orders.send_modify(|orders| {
+        orders.plan = Arc::new(Plan::from_iter([(TargetId(0), Planned { phase, target })]));
+    });
+    let thread = std::thread::spawn(move || work.run(&runtime, || {}));
+    wait_until("a probe is on its way", || connecting_to(full.address()) == 1);
+    stop.store(true, Ordering::Relaxed);
+    let longest = || {
+        let mut longest = Duration::ZERO;
+        while let Ok(batch) = batches.try_recv() {
+            let probed = batch.iter().filter(|report| matches!(report, Report::Probed { .. }));
+            longest = probed.map(|report| facts_of(report).stalled).fold(longest, Duration::max);
+        }
+        longest
+    };
+    let longest = std::cell::RefCell::new(longest);
+    wait_until("it is reported", || (longest.borrow_mut())() >= ms(400));
+    drop(reins);
+    thread.join().unwrap();
 }
 
 #[test]
 fn a_standstill_that_ends_with_orders_is_noticed_as_well() {
     let stopped = Arc::new(AtomicBool::new(false));
     let (sender, mut batches) = mpsc::channel(10);
-    let (orders, mut work) = idle(sender);
+    let (reins, mut work) = idle(settings(ms(1_000), ms(500)), sender);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let stop = Arc::clone(&stopped);
     let longer_than_the_thread_sleeps = IDLE_MAX + ms(500);
@@ -391,38 +533,52 @@ fn a_standstill_that_ends_with_orders_is_noticed_as_well() {
     let thread = std::thread::spawn(move || work.run(&runtime, || {}));
     wait_until("it stands still", || stopped.load(Ordering::Relaxed));
     // Of all that has happened when it goes on it hears of these first.
-    orders.send_modify(|orders| orders.plan = Arc::default());
+    reins.orders.send_modify(|orders| orders.plan = Arc::default());
     wait_until("the standstill is noticed", || !batches.is_empty());
     let reports = batches.try_recv().unwrap();
-    let [Report::StoodStill { lost, .. }] = reports[..] else { panic!("{reports:?}") };
+    let [Report::Stalled { lost, .. }] = reports[..] else { panic!("{reports:?}") };
     assert!(lost > ms(400), "{lost:?}");
-    drop(orders);
+    drop(reins);
     thread.join().unwrap();
 }
 
 #[test]
 fn a_standstill_of_a_thread_that_is_awake_is_noticed_as_well() {
     let (sender, _) = mpsc::channel(1);
-    let (_orders, mut work) = idle(sender);
+    let (_reins, mut work) = idle(settings(ms(1_000), ms(500)), sender);
     work.look_at_the_clock();
     std::thread::sleep(ms(120));
     work.set_wake();
     assert!(work.lost >= ms(120), "{:?}", work.lost);
 }
 
+#[test]
+fn a_standstill_counts_beyond_the_grain_and_a_suspend_counts_as_one() {
+    let (sender, _) = mpsc::channel(1);
+    let (_reins, mut work) = idle(settings(ms(1_000), ms(500)), sender);
+    let (start, suspended) = (work.wake, work.suspended);
+    work.note_time(start + GRAIN, suspended + GRAIN);
+    assert_eq!((work.lost, work.outbox.waiting.len()), (Duration::ZERO, 0));
+    work.note_time(start + GRAIN * 2 + ms(1), suspended + GRAIN);
+    assert_eq!(work.lost, GRAIN + ms(1));
+    // The monotonic clock does not count the time of a suspend.
+    let until = start + GRAIN * 2 + ms(2);
+    work.note_time(until, suspended + GRAIN + ms(60_000));
+    assert_eq!(work.lost, GRAIN + ms(60_001));
+    work.note_time(until, suspended + GRAIN + ms(60_000));
+    assert_eq!(work.lost, GRAIN + ms(60_001), "it is noticed once");
+    let stalled = Report::Stalled { lost: GRAIN + ms(1), until: until - ms(1) };
+    assert_eq!(work.outbox.waiting, [stalled, Report::Suspended { lost: ms(60_000), until }]);
+}
+
 #[tokio::test]
 async fn a_probe_that_panics_is_a_fault_of_our_own_and_gives_its_place_back() {
-    let (sender, _) = mpsc::channel(1);
-    let (_orders, mut work) = idle(sender);
-    let now = clock::monotonic();
-    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
-    work.schedule.add(TargetId(0), phase, now);
+    let (_listener, address) = listener();
+    let (_reins, mut work) = with_targets(settings(ms(1_000), ms(500)), vec![probing(0, address)]);
     let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
     let task = work.probes.spawn(async { panic!("for the test") });
     work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(0), limit: ms(500) });
-    let ended = work.probes.join_next().await.unwrap();
-    work.settle(ended);
-    let Some(Report::Probed { id, outcome, .. }) = work.outbox.waiting.pop() else { panic!("skipped") };
+    let report = settle_one(&mut work).await;
+    let Report::Probed { id, outcome, .. } = report else { panic!("{report:?}") };
     assert_eq!((id, outcome.result.unwrap_err().reason), (TargetId(0), Reason::Local(LocalCause::Internal)));
-    assert_eq!((work.schedule.in_flight(), work.in_flight.len()), (0, 0));
 }

@@ -99,13 +99,13 @@ impl Walk {
     }
 
     /// Moves on to when the lease lane has something due.
-    fn to_lease(&mut self) {
+    fn until_lease(&mut self) {
         if let Action::WaitUntil(at) = self.session.clone().lease(self.now) {
             self.now = at;
         }
     }
 
-    fn to_roster(&mut self) {
+    fn until_roster(&mut self) {
         if let Action::WaitUntil(at) = self.session.clone().roster(self.may_wait, self.now) {
             self.now = at;
         }
@@ -130,7 +130,7 @@ fn it_registers_and_asks_for_the_roster_at_once_and_neither_waits_for_the_other(
 fn heartbeats_keep_their_rhythm_whatever_the_answers_take() {
     let mut walk = Walk::settled();
     for turn in 1..=5 {
-        walk.to_lease();
+        walk.until_lease();
         assert_eq!(walk.now - walk.start, PACE.heartbeat * turn);
         let (ticket, request) = walk.begin_lease();
         assert_eq!(request, LeaseRequest::Heartbeat);
@@ -147,7 +147,7 @@ fn heartbeats_keep_their_rhythm_whatever_the_answers_take() {
 fn a_request_that_the_registry_keeps_is_followed_by_the_next_at_once_and_a_new_roster_after_a_moment() {
     let mut walk = Walk::settled();
     for _ in 0..5 {
-        walk.to_roster();
+        walk.until_roster();
         let (ticket, wait) = walk.begin_roster();
         assert_eq!(wait, PACE.poll);
         walk.now += wait;
@@ -165,7 +165,7 @@ fn a_request_that_the_registry_keeps_is_followed_by_the_next_at_once_and_a_new_r
 fn a_ring_that_changes_all_the_time_is_asked_about_twice_to_four_times_a_second_at_most() {
     for (jitter, wait) in [(0.0, ms(250)), (0.5, ms(375)), (1.0, ms(500)), (7.0, ms(500)), (-1.0, ms(250))] {
         let mut walk = Walk::settled();
-        walk.to_roster();
+        walk.until_roster();
         walk.jitter = jitter;
         walk.roster(FULL);
         assert_eq!(walk.roster_wait(), wait, "jitter {jitter}");
@@ -177,7 +177,7 @@ fn a_registry_is_asked_to_keep_a_request_for_the_poll_interval_but_not_for_more_
     for (poll, wait) in [(1, 1), (60, 60), (61, 60), (86_400, 60)] {
         let mut walk = Walk::with(Pace { poll: secs(poll), ..PACE });
         walk.roster(FULL);
-        walk.to_roster();
+        walk.until_roster();
         assert_eq!(walk.begin_roster().1, secs(wait), "poll interval {poll} s");
     }
 }
@@ -185,17 +185,17 @@ fn a_registry_is_asked_to_keep_a_request_for_the_poll_interval_but_not_for_more_
 #[test]
 fn one_early_answer_is_forgiven_and_two_in_a_row_are_of_a_registry_that_keeps_no_requests() {
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     assert_eq!(walk.roster(RosterReply::Unchanged).0, PACE.poll);
     assert_eq!(walk.roster_wait(), PACE.poll, "an early answer is not asked for again at once");
-    walk.to_roster();
+    walk.until_roster();
     // A registry that is stopped answers what it keeps early, once. The next one keeps the request.
     let (ticket, wait) = walk.begin_roster();
     assert_eq!(wait, PACE.poll);
     walk.now += wait / 2;
     walk.end_roster(ticket, RosterReply::Unchanged);
     assert_eq!(walk.roster(RosterReply::Unchanged).0, PACE.poll, "half the time is not early: the count began anew");
-    walk.to_roster();
+    walk.until_roster();
     let (ticket, wait) = walk.begin_roster();
     assert_eq!(wait, PACE.poll);
     walk.now += wait / 2 - ms(1);
@@ -204,7 +204,7 @@ fn one_early_answer_is_forgiven_and_two_in_a_row_are_of_a_registry_that_keeps_no
     // Two in a row: each interval it is asked plainly, for an hour.
     let mut plain = 0;
     loop {
-        walk.to_roster();
+        walk.until_roster();
         let (ticket, wait) = walk.begin_roster();
         walk.end_roster(ticket, RosterReply::Unchanged);
         if !wait.is_zero() {
@@ -221,12 +221,12 @@ fn one_early_answer_is_forgiven_and_two_in_a_row_are_of_a_registry_that_keeps_no
 fn a_changed_roster_is_never_early_and_an_answer_in_full_does_not_stop_the_long_polls() {
     let mut walk = Walk::settled();
     for _ in 0..10 {
-        walk.to_roster();
+        walk.until_roster();
         assert_eq!(walk.roster(FULL).0, PACE.poll);
     }
     // An early one between two changes is not one of two in a row.
     for reply in [RosterReply::Unchanged, FULL, RosterReply::Unchanged, FULL] {
-        walk.to_roster();
+        walk.until_roster();
         assert_eq!(walk.roster(reply).0, PACE.poll);
     }
 }
@@ -238,7 +238,7 @@ fn a_registry_whose_rosters_have_no_tag_is_asked_each_poll_interval() {
     for turn in 0..5 {
         let (wait, _) = walk.roster(UNTAGGED);
         assert_eq!((walk.now - walk.start, wait), (PACE.poll * turn, Duration::ZERO));
-        walk.to_roster();
+        walk.until_roster();
     }
 }
 
@@ -249,7 +249,7 @@ fn a_member_that_may_not_register_follows_the_roster_each_poll_interval() {
     for turn in 0..5 {
         assert_eq!(walk.roster(WITHOUT_ME), (Duration::ZERO, Some(false)), "it is on no roster, and nobody forgot it");
         assert_eq!(walk.roster_wait(), PACE.poll, "turn {turn}");
-        walk.to_roster();
+        walk.until_roster();
     }
     assert!(!walk.session.is_well());
 }
@@ -258,7 +258,7 @@ fn a_member_that_may_not_register_follows_the_roster_each_poll_interval() {
 fn a_registry_without_room_is_asked_plainly_at_once_and_then_for_some_minutes() {
     for (jitter, plain_for) in [(0.0, NO_ROOM_FOR / 2), (1.0, NO_ROOM_FOR)] {
         let mut walk = Walk::settled();
-        walk.to_roster();
+        walk.until_roster();
         walk.jitter = jitter;
         assert_eq!(walk.roster(RosterReply::NoRoom), (PACE.poll, Some(false)));
         assert!(walk.session.is_well(), "that is an answer");
@@ -266,7 +266,7 @@ fn a_registry_without_room_is_asked_plainly_at_once_and_then_for_some_minutes() 
         assert_eq!(walk.roster(RosterReply::Unchanged).0, Duration::ZERO);
         loop {
             assert_eq!(walk.roster_wait(), PACE.poll);
-            walk.to_roster();
+            walk.until_roster();
             if !walk.roster(RosterReply::Unchanged).0.is_zero() {
                 break;
             }
@@ -279,7 +279,7 @@ fn a_registry_without_room_is_asked_plainly_at_once_and_then_for_some_minutes() 
 fn a_silent_registry_is_tried_after_1_2_4_8_16_30_30_seconds_on_each_lane() {
     let backs_off = [1, 2, 4, 8, 16, 30, 30];
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     let waits = backs_off.map(|_| {
         assert_eq!(walk.lease(LeaseReply::Failed).1, Some(false));
         let wait = walk.lease_wait();
@@ -290,7 +290,7 @@ fn a_silent_registry_is_tried_after_1_2_4_8_16_30_30_seconds_on_each_lane() {
     assert_eq!(walk.lease(LeaseReply::Renewed).0, LeaseRequest::Heartbeat, "a lease that may still run is renewed");
 
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     let waits = backs_off.map(|_| {
         assert_eq!(walk.roster(RosterReply::Failed).1, Some(false));
         let wait = walk.roster_wait();
@@ -299,7 +299,7 @@ fn a_silent_registry_is_tried_after_1_2_4_8_16_30_30_seconds_on_each_lane() {
     });
     assert_eq!(waits, backs_off);
     walk.roster(RosterReply::Unchanged);
-    walk.to_roster();
+    walk.until_roster();
     walk.roster(RosterReply::Failed);
     assert_eq!(walk.roster_wait(), secs(1), "an answer ends the back-off");
 }
@@ -321,7 +321,7 @@ fn a_short_poll_interval_bounds_the_wait_too_but_not_below_a_second() {
         let mut walk = Walk::with(Pace { poll: secs(poll), ..PACE });
         for _ in 0..40 {
             walk.lease(LeaseReply::Failed);
-            walk.to_lease();
+            walk.until_lease();
         }
         walk.lease(LeaseReply::Failed);
         assert_eq!(walk.lease_wait(), secs(longest));
@@ -331,11 +331,11 @@ fn a_short_poll_interval_bounds_the_wait_too_but_not_below_a_second() {
 #[test]
 fn a_lease_lane_that_hangs_or_fails_does_not_delay_the_roster() {
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     let (hangs, _) = walk.begin_lease();
     let mut polls = 0;
     while walk.now < walk.start + secs(600) {
-        walk.to_roster();
+        walk.until_roster();
         let (ticket, wait) = walk.begin_roster();
         walk.now += wait;
         walk.end_roster(ticket, RosterReply::Unchanged);
@@ -350,7 +350,7 @@ fn a_lease_lane_that_hangs_or_fails_does_not_delay_the_roster() {
         "a connection that was reset is no reason to stop following the roster"
     );
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     walk.lease(LeaseReply::Failed);
     walk.roster(FULL);
     assert_eq!(walk.lease_wait(), secs(1), "and the roster's answers do not end the other lane's back-off");
@@ -362,7 +362,7 @@ fn a_roster_lane_that_fails_does_not_delay_the_lease_and_is_not_hurried_by_it() 
     walk.lease(LeaseReply::Registered { known: true });
     let mut asked = Vec::new();
     for turn in 1..=40 {
-        walk.to_roster_if_due(&mut asked);
+        walk.fail_roster_if_due(&mut asked);
         walk.at(secs(turn));
         assert_eq!(walk.lease(LeaseReply::Renewed), (LeaseRequest::Heartbeat, Some(false)), "second {turn}");
     }
@@ -371,7 +371,7 @@ fn a_roster_lane_that_fails_does_not_delay_the_lease_and_is_not_hurried_by_it() 
 
 impl Walk {
     /// Lets a request for the roster fail, if one is due now, and notes when.
-    fn to_roster_if_due(&mut self, asked: &mut Vec<u64>) {
+    fn fail_roster_if_due(&mut self, asked: &mut Vec<u64>) {
         if let Action::Do(ticket, _) = self.session.roster(self.may_wait, self.now) {
             asked.push((self.now - self.start).as_secs());
             self.end_roster(ticket, RosterReply::Failed);
@@ -382,15 +382,15 @@ impl Walk {
 /// Both lanes have failed so often that they wait for half a minute.
 fn lost() -> Walk {
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     for _ in 0..8 {
         walk.lease(LeaseReply::Failed);
-        walk.to_lease();
+        walk.until_lease();
     }
-    walk.to_roster();
+    walk.until_roster();
     for _ in 0..8 {
         walk.roster(RosterReply::Failed);
-        walk.to_roster();
+        walk.until_roster();
     }
     assert!(!walk.session.is_well());
     walk
@@ -427,9 +427,9 @@ fn what_the_registry_did_not_know_of_this_member_is_passed_on() {
 #[test]
 fn a_404_on_a_heartbeat_registers_at_once_and_asks_for_the_roster_afterwards() {
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     let (kept, _) = walk.begin_roster();
-    walk.to_lease();
+    walk.until_lease();
     assert_eq!(walk.lease(LeaseReply::Unknown), (LeaseRequest::Heartbeat, Some(true)));
     assert_eq!(walk.lease(LeaseReply::Registered { known: false }), (LeaseRequest::Register, Some(true)));
     assert_eq!(walk.lease_wait(), PACE.heartbeat);
@@ -444,7 +444,7 @@ fn the_roster_is_asked_for_at_once_after_a_registration_unless_a_request_is_unde
     walk.session.register_now(walk.now);
     walk.lease(LeaseReply::Registered { known: true });
     walk.roster(FULL);
-    walk.to_roster();
+    walk.until_roster();
     let (_kept, _) = walk.begin_roster();
     walk.session.register_now(walk.now);
     walk.lease(LeaseReply::Registered { known: true });
@@ -454,7 +454,7 @@ fn the_roster_is_asked_for_at_once_after_a_registration_unless_a_request_is_unde
 #[test]
 fn a_heartbeat_that_became_a_registration_counts_as_one() {
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     walk.now += secs(2);
     assert_eq!(walk.lease(LeaseReply::Registered { known: true }), (LeaseRequest::Heartbeat, Some(false)));
     assert_eq!(walk.lease_wait(), PACE.heartbeat, "the lease began anew");
@@ -463,12 +463,12 @@ fn a_heartbeat_that_became_a_registration_counts_as_one() {
 #[test]
 fn a_roster_without_this_member_registers_it_at_once_except_while_a_replica_may_lag() {
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     walk.at(REPLICA_LAG);
     assert_eq!(walk.roster(WITHOUT_ME).1, Some(true), "the roster may lack others, too");
     assert_eq!(walk.lease_wait(), PACE.heartbeat - REPLICA_LAG, "but another replica may lag");
     assert_eq!(walk.roster_wait(), GATHER, "which is looked at again soon");
-    walk.to_roster();
+    walk.until_roster();
     assert_eq!(walk.roster(WITHOUT_ME).1, Some(true));
     assert_eq!(walk.begin_lease().1, LeaseRequest::Register);
     assert_eq!(walk.roster_wait(), PACE.poll);
@@ -477,9 +477,9 @@ fn a_roster_without_this_member_registers_it_at_once_except_while_a_replica_may_
 #[test]
 fn a_stale_ticket_changes_nothing() {
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     let (old_roster, _) = walk.begin_roster();
-    walk.to_lease();
+    walk.until_lease();
     let (old_lease, _) = walk.begin_lease();
     walk.session.start_over(walk.now);
     let before = walk.session.clone();
@@ -507,7 +507,7 @@ fn a_stale_ticket_changes_nothing() {
 #[test]
 fn registering_now_does_not_wait_for_a_request_under_way_whose_reply_does_not_count_any_more() {
     let mut walk = Walk::settled();
-    walk.to_lease();
+    walk.until_lease();
     let (old, _) = walk.begin_lease();
     walk.session.register_now(walk.now);
     let (new, request) = walk.begin_lease();
@@ -528,11 +528,11 @@ fn another_registry_is_asked_at_once_whatever_the_last_one_did() {
     assert_eq!(walk.begin_lease().1, LeaseRequest::Register);
     walk.may_wait = false;
     walk.roster(FULL);
-    walk.to_roster();
+    walk.until_roster();
     assert_eq!(walk.begin_roster().1, PACE.poll, "it may keep requests");
 
     let mut walk = Walk::settled();
-    walk.to_roster();
+    walk.until_roster();
     walk.roster(RosterReply::NoRoom);
     walk.session.start_over(walk.now);
     assert_eq!(walk.begin_roster().1, PACE.poll, "that the last one had no room says nothing of this one");
@@ -542,17 +542,17 @@ fn another_registry_is_asked_at_once_whatever_the_last_one_did() {
 fn a_shorter_pace_takes_effect_at_once_and_a_longer_one_after_the_next_turn() {
     let mut walk = Walk::settled();
     walk.may_wait = false;
-    walk.to_roster();
+    walk.until_roster();
     walk.roster(UNTAGGED);
     let quick = Pace { poll: secs(2), heartbeat: secs(3) };
     walk.session.set_pace(quick, walk.now);
     assert_eq!((walk.lease_wait(), walk.roster_wait()), (secs(3), secs(2)));
     walk.session.set_pace(PACE, walk.now);
     assert_eq!((walk.lease_wait(), walk.roster_wait()), (secs(3), secs(2)));
-    walk.to_roster();
+    walk.until_roster();
     walk.roster(UNTAGGED);
     assert_eq!(walk.roster_wait(), PACE.poll);
-    walk.to_lease();
+    walk.until_lease();
     walk.lease(LeaseReply::Renewed);
     assert_eq!(walk.lease_wait(), PACE.heartbeat);
 }
@@ -563,7 +563,7 @@ fn after_a_suspend_both_are_asked_for_at_once_and_a_kept_request_that_was_cut_of
     walk.session.resumed(walk.now);
     assert_eq!(walk.lease(LeaseReply::Renewed).0, LeaseRequest::Heartbeat);
     walk.roster(FULL);
-    walk.to_roster();
+    walk.until_roster();
     let (cut_off, _) = walk.begin_roster();
     walk.session.resumed(walk.now);
     assert_eq!(walk.session.roster(true, walk.now), Action::UnderWay, "its end is waited for");
