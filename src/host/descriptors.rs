@@ -1,14 +1,14 @@
 //! How many files and connections this process may have open.
 
-/// Raises the soft limit on open descriptors to the hard one and returns what holds now. Where that fails, what held before.
+/// Raises the soft limit on open descriptors to the hard limit and returns the limit in force.
 ///
-/// The soft limit is low only for the sake of programs that use select(2); this one does not.
+/// The soft limit is low by default only for programs that use select(2); this one does not.
 #[must_use]
 pub fn raise_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid `rlimit` that getrlimit(2) fills.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        /// What POSIX grants every process at least (`_POSIX_OPEN_MAX`).
+        /// The least that POSIX allows (`_POSIX_OPEN_MAX`).
         const GRANTED: usize = 20;
         return GRANTED;
     }

@@ -1,7 +1,7 @@
-//! The machine underneath: what netring asks of the host it runs on.
+//! The host that netring runs on: its network, its limits, its signals, its service manager, its disk.
 //!
-//! One file per matter, none knows another. Everything here works on a bare machine, in a container and under systemd;
-//! where a facility is missing the caller gets the next best thing and is told so.
+//! One module per subject; only the vitals are used by others. Everything here works on a bare machine, in a container and
+//! under systemd. Where a facility is missing, the caller gets what is possible without it and can see that.
 
 pub mod address;
 pub mod descriptors;

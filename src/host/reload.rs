@@ -1,10 +1,10 @@
-//! What became of each reload of the configuration, for whoever asked for one.
+//! The result of each reload of the configuration, for the command that asked for it.
 //!
-//! A signal has no answer. So a daemon keeps its word in the file `reload` of its runtime directory (`$RUNTIME_DIRECTORY`,
-//! systemd.exec(5)): how many reloads it has begun, how many have ended, and how the last one ended. Whoever wants one reads
-//! the file, sends SIGHUP, and waits until a reload has ended that had not begun when it read: that one has seen the
-//! configuration as it is now, also where several ask at once and their signals become one. The file is replaced whole.
-//! Without a runtime directory only the figures for `/metrics` are kept.
+//! A signal has no answer. So a daemon keeps the state of its reloads in the file `reload` of its runtime directory
+//! (`$RUNTIME_DIRECTORY`, systemd.exec(5)): how many it has begun, how many have ended, and how the last one ended. `netring
+//! reload` reads the file, sends SIGHUP, and waits until a reload has ended that had not begun when it read the file. That
+//! reload has read the configuration as it is now, even where several commands ask at once and their signals are merged. The
+//! file is replaced atomically. Without a runtime directory only the metrics are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,19 +24,19 @@ const FILE: &str = "reload";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The new configuration is in force, but for the keys that wait for a restart.
+    /// The new configuration is in force, except for the keys that need a restart.
     InForce {
         /// Those keys.
         waiting: Vec<String>,
     },
     /// The new configuration is wrong and the old one stays in force.
     Refused {
-        /// Every fault, one a line.
+        /// Every error, one per line.
         why: String,
     },
 }
 
-/// A daemon's word on its reloads.
+/// The state of a daemon's reloads, as the file holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Word {
     /// The daemon's process.
@@ -50,11 +50,11 @@ pub struct Word {
 }
 
 impl Word {
-    /// The word in this runtime directory; none where no daemon has given one.
+    /// What the file in this runtime directory holds; `None` where there is no file.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or is none.
+    /// The file cannot be read, or is invalid.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
         match std::fs::read(directory.join(FILE)) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -77,7 +77,7 @@ pub fn runtime_directory() -> Option<PathBuf> {
     list.split(':').find(|entry| !entry.is_empty()).map(PathBuf::from)
 }
 
-/// The reloads of one daemon, with their families for `/metrics`. Clones are the same one.
+/// The reloads of one daemon, with their metric families. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Reloads {
     standing: Arc<Mutex<Standing>>,
@@ -89,12 +89,12 @@ pub struct Reloads {
 struct Standing {
     word: Word,
     directory: Option<PathBuf>,
-    /// When the configuration in force was taken up, in seconds since the epoch.
+    /// When the configuration in force was loaded, in seconds since the epoch.
     in_force_since: u64,
 }
 
 impl Reloads {
-    /// None so far: the configuration in force is that of the start, which is now. The word is kept in `directory`.
+    /// No reload yet; the configuration in force is the one of the start, which is now. The state is kept in `directory`.
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
         let word = Word { pid: std::process::id(), begun: 0, ended: 0, last: None };
@@ -115,7 +115,7 @@ impl Reloads {
         }
     }
 
-    /// One begins. To be called before the configuration is read.
+    /// A reload begins. To be called before the configuration is read.
     pub fn begin(&self) {
         let mut standing = self.lock();
         standing.word.begun += 1;
@@ -133,13 +133,13 @@ impl Reloads {
         standing.give_word();
     }
 
-    /// Whether the last one was refused: the operator believes in settings that are not in force.
+    /// Whether the last reload was refused, so that the file holds settings that are not in force.
     #[must_use]
     pub fn refused(&self) -> bool {
         matches!(self.lock().word.last, Some(Outcome::Refused { .. }))
     }
 
-    /// When the configuration in force was taken up, in seconds since the epoch.
+    /// When the configuration in force was loaded, in seconds since the epoch.
     #[must_use]
     pub fn in_force_since(&self) -> u64 {
         self.lock().in_force_since

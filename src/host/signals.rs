@@ -1,4 +1,4 @@
-//! The signals a daemon heeds.
+//! The signals that a daemon handles.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub enum Signal {
     Reload,
 }
 
-/// The signals of this process from now on; their default effect is gone for the rest of its life.
+/// Receives the signals of this process. Their default action is replaced until the process ends.
 #[derive(Debug)]
 pub struct Signals {
     terminate: unix::Signal,
@@ -22,7 +22,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to heed them. Must run inside a tokio runtime with its I/O driver on.
+    /// Installs the handlers. Must run inside a tokio runtime with its I/O driver enabled.
     ///
     /// # Errors
     ///
@@ -35,8 +35,8 @@ impl Signals {
         })
     }
 
-    /// The next one. Several of a kind that came meanwhile count once, and a stop goes before a reload. May be cancelled
-    /// without losing any.
+    /// Waits for the next signal. Several of one kind that arrived since the last call count once, and a stop goes before a
+    /// reload. Cancelling this loses none.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             biased;

@@ -1,7 +1,7 @@
-//! The state directory: small files that outlive a restart, written so that a crash leaves the old one or the new one.
+//! The state directory: small files that are kept over a restart, and replaced atomically, so that a crash leaves either the old
+//! content or the new.
 //!
-//! One process at a time owns a directory, by a lock on it: two members that share one would share an identity, and that
-//! would make two sites look like one.
+//! A process locks its directory. Two members with one directory would have one identity, and two sites would look like one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ const INSTANCE_ID: &str = "instance-id";
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It is not there and cannot be made, or cannot be written.
+    /// It does not exist and cannot be created, or cannot be written.
     #[error(
         "cannot use the state directory {}: {cause}; it must be a directory that this user may write, such as one that \
          StateDirectory= of the unit makes or --state-dir names", path.display()
@@ -55,7 +55,7 @@ pub enum StateError {
     },
 }
 
-/// A state directory that this process owns until the last clone goes.
+/// A state directory that this process has locked until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -64,41 +64,41 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Where the state belongs: the first directory of `$STATE_DIRECTORY` (systemd.exec(5)), else what `--state-dir` says.
+    /// The path of the state directory: the first in `$STATE_DIRECTORY` (systemd.exec(5)), without that the one of `--state-dir`.
     #[must_use]
     pub fn locate(flag: Option<&Path>) -> Option<PathBuf> {
         located(std::env::var("STATE_DIRECTORY").ok().as_deref(), flag)
     }
 
-    /// Takes the directory; makes it, readable by this user only, where it is missing.
+    /// Locks the directory, and creates it, readable by this user only, where it is missing.
     ///
     /// # Errors
     ///
-    /// It cannot be made or written, or another process has it. A disk that is only full, or that the kernel has made
-    /// read-only after an error, is none: what is there can be read.
+    /// It cannot be created or written, or another process has locked it. A full disk, or one that the kernel has made read-only
+    /// after an error, is no error here, because what is there can be read.
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let handle = match made_and_opened(&path) {
             Ok(handle) => handle,
             Err(cause) => return Err(StateError::Unusable { path, cause }),
         };
-        // A file system without locks is used without: the lock guards against a mistake, not against data loss.
+        // On a file system without locks it is used without one: the lock guards against a mistake, not against data loss.
         if let Err(TryLockError::WouldBlock) = handle.try_lock() {
             return Err(StateError::InUse { path });
         }
         let state = Self { path, handle: Arc::new(handle) };
         match state.try_writing() {
             Ok(()) => Ok(state),
-            // It may be better when something is written; whoever writes is told.
+            // The disk may work again when something is written. Otherwise that write returns the error.
             Err(e) if is_of_the_disk(e.kind()) => Ok(state),
             Err(cause) => Err(StateError::Unusable { path: state.path, cause }),
         }
     }
 
-    /// What the file `name` holds; `None` where there is no such file.
+    /// The content of the file `name`; `None` where there is no such file.
     ///
     /// # Errors
     ///
-    /// It is there and cannot be read.
+    /// It exists and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);
         match fs::read(&path) {
@@ -108,22 +108,22 @@ impl StateDir {
         }
     }
 
-    /// Makes the file `name` hold `bytes`. When this returns they are on the disk; after a crash at any moment the file
-    /// holds either what it held or all of `bytes`. One writer per name at a time.
+    /// Replaces the content of the file `name`. When this returns, it is on the disk; after a crash at any moment the file
+    /// has either its old content or all of the new. One writer per name at a time.
     ///
     /// # Errors
     ///
-    /// It cannot be written; the file then holds what it held.
+    /// It cannot be written; the file keeps its old content.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let written = self.replace(name, bytes).map(drop);
         written.map_err(|cause| StateError::Write { path: self.path.join(name), cause })
     }
 
-    /// As [`StateDir::write`], for a file that goes on to grow: gives it, open at its end.
+    /// Like [`StateDir::write`], for a file that is appended to: returns it, open at its end.
     ///
     /// # Errors
     ///
-    /// What the kernel said; the file then holds what it held.
+    /// The error of the kernel; the file keeps its old content.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let new = self.unfinished(name);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -134,11 +134,11 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes the file `name`. One that is not there is as good as removed.
+    /// Removes the file `name`, if it exists.
     ///
     /// # Errors
     ///
-    /// It is still there.
+    /// It still exists.
     pub fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
@@ -168,7 +168,7 @@ fn made_and_opened(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)
 }
 
-/// Whether a failure to write is the disk's condition, which may pass, and not a mistake in the set-up.
+/// Whether a failure to write comes from the condition of the disk, which may change, and not from a wrong set-up.
 fn is_of_the_disk(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
 }
@@ -178,10 +178,10 @@ fn is_of_the_disk(kind: io::ErrorKind) -> bool {
 pub enum Kept {
     /// It was in the state directory.
     Known,
-    /// It is new, and the state directory holds it from now on.
+    /// It is new and was written to the state directory.
     New,
-    /// The state directory held something that is no identity; that was put aside as `instance-id.unreadable`, and a new
-    /// identity is held from now on.
+    /// The file in the state directory was no identity. It was renamed to `instance-id.unreadable`, and a new identity was
+    /// written.
     Replaced,
     /// It is new and ends with this process, because there is no state directory.
     InMemory,
@@ -191,7 +191,7 @@ pub enum Kept {
 ///
 /// # Errors
 ///
-/// The directory's file cannot be read or written: a member that would be another one after each start must not start.
+/// The file in the directory cannot be read or written. A member that has another identity after each start must not start.
 pub fn instance_id(directory: Option<&StateDir>) -> Result<(InstanceId, Kept), StateError> {
     let Some(directory) = directory else { return Ok((InstanceId::random(), Kept::InMemory)) };
     let kept = match directory.read(INSTANCE_ID)? {

@@ -1,8 +1,8 @@
-//! Speaking with systemd: readiness, status, watchdog, reload, and a listening socket it may hand over.
+//! The protocols of systemd: readiness, status, watchdog, reload, and socket activation.
 //!
-//! Outside systemd all of it does nothing. Every message is one datagram (sd_notify(3)), sent by a thread of its own: a
-//! service manager that does not read its socket blocks whoever writes to it, and must not hold up the daemon. A message
-//! that cannot be sent is logged once and never stops the daemon.
+//! Without systemd all of it does nothing. Every message is one datagram (sd_notify(3)), sent by a separate thread: writing to
+//! a service manager that does not read its socket blocks, and must not delay the daemon. A failure to send a message is logged
+//! once and never stops the daemon.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +18,13 @@ use socket2::Socket;
 /// The longest status, in characters: what fits on a line of `systemctl status`.
 const STATUS_MAX: usize = 200;
 
-/// How many messages may wait for a service manager that does not read; later ones are dropped, and said again soon.
+/// How many messages may wait for a service manager that does not read. Later ones are dropped; newer ones follow soon.
 const QUEUE_MAX: usize = 32;
 
-/// How long the last word waits to be sent.
+/// How long the daemon waits at its end for the last message to be sent.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// Tells the service manager how the daemon is. Messages are sent in order, in the background.
+/// Sends the state of the daemon to the service manager, in order and in the background.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     queue: Option<SyncSender<Message>>,
@@ -34,12 +34,12 @@ pub struct Notifier {
 enum Message {
     States(Vec<NotifyState<'static>>),
     Status(String),
-    /// Nothing to send: tells when all before it has been sent.
+    /// Nothing to send: answered when all messages before it have been sent.
     Sent(SyncSender<()>),
 }
 
 impl Notifier {
-    /// To the service manager named by `NOTIFY_SOCKET`; to nobody where there is none.
+    /// To the service manager that `NOTIFY_SOCKET` names. Without that variable nothing is sent.
     #[must_use]
     pub fn from_env() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -74,28 +74,28 @@ impl Notifier {
         self.put(Message::States([NotifyState::Reloading].into_iter().chain(now).collect()));
     }
 
-    /// The daemon is on its way out. Waits a moment for this and all before it to be sent.
+    /// The daemon is stopping. Waits a moment until this and all earlier messages have been sent.
     pub fn stopping(&self) {
         self.put(Message::States(vec![NotifyState::Stopping]));
         self.all_sent();
     }
 
-    /// Waits until all that was said has been sent; a moment at most, where the service manager does not read.
+    /// Waits until all messages have been sent, but only a moment where the service manager does not read.
     pub fn all_sent(&self) {
         let (sent, all_sent) = sync_channel(1);
-        // Where it finds no room the sender is gone with it, and nothing is waited for.
+        // Where the queue is full, the sender is dropped with the message and the wait below ends at once.
         self.put(Message::Sent(sent));
         let _ = all_sent.recv_timeout(LAST_WORD);
     }
 
-    /// All vital loops move.
+    /// All vital loops run.
     pub fn watchdog(&self) {
         self.put(Message::States(vec![NotifyState::Watchdog]));
     }
 
     fn put(&self, message: Message) {
         if let Some(queue) = &self.queue {
-            // A full queue means that nobody has been listening for long: what does not fit is not missed.
+            // A full queue means that the service manager has not read for long. Nothing is lost by dropping more.
             let _ = queue.try_send(message);
         }
     }
@@ -123,8 +123,8 @@ fn send_all(messages: &Receiver<Message>) {
     }
 }
 
-/// A descriptor kept for the worst: each message takes a socket of its own, and a daemon that has run out of descriptors must
-/// still be able to say so, and that it is alive.
+/// A descriptor kept in reserve: each message takes a socket, and a daemon that has run out of descriptors must still be able to
+/// send its status and its watchdog messages.
 struct Spare(Option<File>);
 
 impl Spare {
@@ -145,7 +145,7 @@ impl Spare {
     }
 }
 
-/// Within what time the service manager wants to hear from the watchdog, where it wants to; half of it is a good interval.
+/// The time limit of the service manager's watchdog, where it has one. Messages should be sent at half of it.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
@@ -154,7 +154,7 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// Why a socket from the service manager cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// `LISTEN_FDS` and its companions make no sense, or name a descriptor that is not open.
+    /// `LISTEN_FDS` and the variables that go with it are invalid, or name a descriptor that is not open.
     #[error("cannot take the socket that systemd hands over (LISTEN_FDS)")]
     Unreadable(#[source] io::Error),
     /// It is something else.
@@ -165,14 +165,14 @@ pub enum HandoverError {
     NotListening,
 }
 
-/// Whether systemd hands a socket over to this process, be it one that can be used or not.
+/// Whether systemd passes a socket to this process, usable or not.
 #[must_use]
 pub fn hands_over() -> bool {
     sd_notify::listen_fds().is_ok_and(|descriptors| descriptors.len() > 0)
 }
 
-/// The first socket that systemd hands over to this process (`LISTEN_PID`, `LISTEN_FDS`), non-blocking; its name is not
-/// looked at. The socket is given out once: later calls find none.
+/// The first socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`), made non-blocking. Its name is ignored.
+/// The socket is returned once; later calls return `None`.
 ///
 /// # Errors
 ///

@@ -1,17 +1,16 @@
-//! Whether the loops that must never stand still are moving.
+//! Whether the loops that must never stall are running: the internal watchdog.
 //!
-//! A vital loop gets a [`Pulse`] with a limit and marks it on every turn. Whoever tells the service manager that all is well
-//! asks [`Vitals::stalled`] first, so that a stuck loop ends in a restart and a busy one does not. A loop that has ended, by a
-//! panic for one, marks no more and so counts as stalled. Limits go by the monotonic clock.
+//! A vital loop gets a [`Pulse`] with a limit and marks it on every turn. The watchdog message to the service manager is sent
+//! only while [`Vitals::stalled`] finds nothing, so that a stalled loop leads to a restart and a busy one does not. A loop that
+//! has ended, for example by a panic, no longer marks and so counts as stalled. Limits go by the monotonic clock.
 //!
-//! A loop that is about to wait for something slow, with a time limit of its own, marks with the time that may take
-//! ([`Pulse::mark_for`]), so that all its other turns can be held to a short one. One that is about to wait for something
-//! that no restart would make faster, such as a disk that hangs, says so ([`Pulse::mark_away`]) and is not missed meanwhile.
-//! Work that comes and goes, on threads that do so too, is put on record piece by piece ([`Vitals::pieces`]): each must end
-//! within the limit.
+//! A loop that is about to wait for something slow with a time limit of its own extends its limit for that turn
+//! ([`Pulse::mark_for`]), so that all other turns can have a short limit. A loop that is about to wait for something that a
+//! restart would not make faster, such as a disk that hangs, suspends its limit until its next mark ([`Pulse::mark_away`]).
+//! Work on short-lived threads is registered piece by piece ([`Vitals::pieces`]): each piece must end within the limit.
 //!
-//! What needs no record: the thread that speaks with the service manager and the one that feeds it, which fall silent by
-//! standing still.
+//! Two threads are not registered: the one that sends messages to the service manager and the one that gives it the messages.
+//! Where one of them stalls, the watchdog messages stop by themselves.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,10 +32,10 @@ struct Loop {
     pulse: Pulse,
 }
 
-/// How one loop says that it moves.
+/// Through which a loop shows that it runs.
 #[derive(Clone, Debug)]
 pub struct Pulse {
-    /// How long a turn may take unless it says otherwise.
+    /// How long a turn may take, unless the loop extends it.
     limit: Duration,
     shared: Arc<Mutex<Mark>>,
 }
@@ -45,29 +44,29 @@ pub struct Pulse {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
-    /// How long until the next.
+    /// How long the next one may take.
     limit: Duration,
-    /// It is the loop's own, not that of the moment it was added.
+    /// The loop itself has marked; `false` for the mark that it is added with.
     moved: bool,
 }
 
-/// Work of one sort, each piece of which must end in time.
+/// One kind of work, each piece of which must end in time.
 #[derive(Clone, Debug)]
 pub struct Pieces {
     name: &'static str,
     limit: Duration,
-    /// When each that is under way was taken up, by its number.
+    /// When each unfinished piece began, by its number.
     under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
-/// A piece of work. It ends when this is dropped, so it goes to whoever does the work.
+/// A piece of work. It ends when this is dropped, so the thread that does the work should own it.
 #[derive(Debug)]
 pub struct Piece {
     number: u64,
     under_way: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
-/// A loop that stands still.
+/// A loop that has stalled, or a piece of work that has not ended in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stalled {
     /// Its name, as given to [`Vitals::add`].
@@ -101,7 +100,7 @@ impl Vitals {
         pulse
     }
 
-    /// Adds a sort of work each piece of which must end within `limit`.
+    /// Adds a kind of work each piece of which must end within `limit`.
     #[must_use]
     pub fn pieces(&self, name: &'static str, limit: Duration) -> Pieces {
         let pieces = Pieces { name, limit, under_way: Arc::default() };
@@ -109,8 +108,8 @@ impl Vitals {
         pieces
     }
 
-    /// The first loop, in the order they were added, that has not marked within its limit; or else the first sort of work with
-    /// a piece that has not ended within its.
+    /// The first loop, in the order they were added, that has not marked within its limit; without one, the first kind of work
+    /// with a piece that has not ended within its limit.
     #[must_use]
     pub fn stalled(&self) -> Option<Stalled> {
         self.stalled_at(clock::monotonic())
@@ -122,7 +121,7 @@ impl Vitals {
         lock(&self.loops).iter().all(|entry| lock(&entry.pulse.shared).moved)
     }
 
-    /// What [`Vitals::stalled`] would say if everything stood still from now on for so long.
+    /// What [`Vitals::stalled`] would return if nothing ran from now on for this long.
     #[cfg(test)]
     pub(crate) fn stalled_after(&self, later: Duration) -> Option<Stalled> {
         self.stalled_at(clock::monotonic() + later)
@@ -150,17 +149,17 @@ impl Default for Vitals {
 }
 
 impl Pulse {
-    /// The loop has moved.
+    /// The loop runs.
     pub fn mark(&self) {
         self.mark_at(clock::monotonic());
     }
 
-    /// The loop has moved, and what it does next may take this much longer than usual.
+    /// The loop runs, and its next turn may take this much longer than usual.
     pub fn mark_for(&self, longer: Duration) {
         self.mark_until(clock::monotonic(), self.limit + longer);
     }
 
-    /// The loop has moved, and what it does next ends when it ends: it is not missed until it marks again.
+    /// The loop runs, and has no limit until it marks again.
     pub fn mark_away(&self) {
         self.mark_until(clock::monotonic(), Duration::MAX);
     }
@@ -181,7 +180,7 @@ impl Pulse {
 }
 
 impl Pieces {
-    /// Takes one up.
+    /// Begins a piece of work.
     #[must_use]
     pub fn begin(&self) -> Piece {
         self.begin_at(clock::monotonic())
