@@ -2,7 +2,7 @@
 //!
 //! A plain value that is given the time and waits for nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,11 @@ impl Memory {
             }
             (known.present, known.running) = (seen.is_some(), runs);
         }
+    }
+
+    /// Every address that an interface has.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().filter(|(_, known)| known.present).map(|(ip, _)| *ip).collect()
     }
 
     /// Whether packets to this address stay on this host.
@@ -150,9 +155,9 @@ mod tests {
         let mut memory = with(&[("fd00::1", true)], start);
         assert!(memory.is_own(own));
         look(&mut memory, &[], start + SECOND);
-        assert!(memory.was_cut_off(own, start + SECOND) && !memory.is_own(own));
+        assert!(memory.was_cut_off(own, start + SECOND) && !memory.is_own(own) && memory.addresses().is_empty());
         look(&mut memory, &[("fd00::1", true)], start + SECOND * 2);
-        assert!(memory.is_own(own));
+        assert!(memory.is_own(own) && memory.addresses() == BTreeSet::from([own]));
     }
 
     #[test]
