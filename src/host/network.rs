@@ -54,7 +54,7 @@ const LOOK_MAX: Duration = Duration::from_secs(10);
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long a failed probe waits for an explanation. The kernel takes some microseconds unless somebody changes interfaces.
-const ANSWER_WITHIN: Duration = Duration::from_millis(200);
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// How many questions may wait for the thread.
 const QUESTIONS_MAX: usize = 1024;
@@ -150,7 +150,7 @@ impl Network {
     /// The fault of this host that explains why a probe that began at `since` has failed just now; `None` where there is none.
     /// `source` is the address it was sent from, where that is known.
     ///
-    /// The kernel is asked in the background. That takes some microseconds. After 0.2 seconds without an answer, only what is
+    /// The kernel is asked in the background. That takes some microseconds. After half a second without an answer, only what is
     /// already known about the interface of `source` counts.
     pub async fn fault(&self, source: Option<IpAddr>, target: IpAddr, since: Instant) -> Option<Fault> {
         let (source, target) = (source.map(|ip| ip.to_canonical()), target.to_canonical());
@@ -394,5 +394,21 @@ mod tests {
         for question in asked {
             assert_eq!(question.await.unwrap(), None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_blocks_holds_up_no_probe_for_long() {
+        let (own, now) = (ip("10.0.0.1"), clock::monotonic());
+        let (questions, unread) = sync_channel(1);
+        let network = Network { questions: Some(questions), ..Network::without_carrier(own, now) };
+        let known = Some(Fault::NoCarrier { address: own });
+        assert_eq!(network.fault(Some(own), ip("192.0.2.1"), now).await, known);
+        let took = clock::monotonic() - now;
+        assert!((ANSWER_WITHIN..ANSWER_WITHIN * 4).contains(&took), "{took:?}");
+        // The queue is full now: nothing is waited for.
+        let start = clock::monotonic();
+        assert_eq!(network.fault(Some(own), ip("192.0.2.1"), now).await, known);
+        assert!(clock::monotonic() - start < ANSWER_WITHIN);
+        drop(unread);
     }
 }
