@@ -81,7 +81,7 @@ fn a_gateway_that_falls_silent_explains_what_fails_behind_it_and_nothing_that_is
 
         // A gateway that answers: what is dead behind it is dead. The router says so by ICMP, three seconds after the SYN.
         let nobody = if v6 { "fd77:0:0:1::99" } else { "10.77.1.99" }.parse().unwrap();
-        let until = monotonic() + Duration::from_secs(5);
+        let until = monotonic() + Duration::from_secs(8);
         let mut kinds = Vec::new();
         while monotonic() < until {
             match probe(nobody) {

@@ -29,7 +29,7 @@ fn the_units_are_without_fault_and_expose_little(host: &mut Booted) {
 
 /// A registry and a member on one host find each other by name, see the network, and keep to what they are given.
 fn all_that_netring_does_works_in_it(system: System) {
-    let Some(fabric) = Fabric::new(&["us1", "eu1"]) else { return };
+    let Some(fabric) = Fabric::routed(&["us1"], &["eu1"]) else { return };
     let Some(host) = Booted::start(&fabric.hosts()[0], system) else { return };
     host.install();
     let names = NameServer::start_on(&host.host, Says::Address(host.host.v4));
@@ -75,13 +75,21 @@ fn all_that_netring_does_works_in_it(system: System) {
         });
     }
 
-    // It sees that its own cable is out, and blames nobody.
+    // It sees that its own gateway is silent or its own cable is out, and marks no peer down for that.
     host.wait_for_value(MEMBER_PORT, "netring_local_health", &[], Some(1.0));
     let peer =
         format!(r#"{{"instance_id": "eu1-id", "location": "eu1", "ip": "{}", "port": 8756}}"#, fabric.hosts()[1].v4);
     let registry = std::net::SocketAddr::new(host.host.v4.into(), REGISTRY_PORT);
     let answer = host.host.inside(|| support::http::post(registry, "/register", &peer)).expect("it answers");
     assert_eq!(answer.status, 200, "{}", answer.text());
+    host.wait_for_value(MEMBER_PORT, "netring_connectivity_tcp", &[("target_location", "eu1")], Some(0.0));
+    fabric.silence_gateway(&host.host);
+    host.wait_for_value(MEMBER_PORT, "netring_connectivity_tcp", &[("target_location", "eu1")], None);
+    eventually(SOON, "the gateway is named", || {
+        let health = host.get(MEMBER_PORT, "/health").text();
+        holds(health.contains("the gateway 10.77.0.254 did not answer"), health)
+    });
+    fabric.heal();
     host.wait_for_value(MEMBER_PORT, "netring_connectivity_tcp", &[("target_location", "eu1")], Some(0.0));
     fabric.unplug(&host.host);
     host.wait_for_value(MEMBER_PORT, "netring_connectivity_tcp", &[("target_location", "eu1")], None);

@@ -54,7 +54,7 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         ("member", "netring-serve", Some("HTTP service")),
         ("member", "netring-control", Some("control loop")),
         ("member", "netring-resolve", Some("look-up of the registry's name")),
-        ("member", "netring-links", Some("look at the interfaces")),
+        ("member", "netring-network", Some("look at the network")),
         ("registry", "netring", None),
         ("registry", "netring-notify", None),
         ("registry", "netring-journal", Some("journal")),

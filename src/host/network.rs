@@ -1,6 +1,6 @@
-//! What this host knows about its own network: its addresses, and whether a failed probe failed at home.
+//! What this host knows about its own network: its addresses, and whether a fault of its own explains a failed probe.
 //!
-//! Three faults of this host look as if the peer were at fault, and the kernel knows better ([`Fault`]):
+//! Three faults of this host make probes fail as if the peer were at fault, and the kernel can tell them apart ([`Fault`]):
 //!
 //! * The interface is down or has no carrier. The kernel goes on sending through it, and nothing arrives.
 //! * The gateway does not answer the kernel's requests for its hardware address (ARP, RFC 826, or neighbour discovery, RFC 4861).
@@ -8,17 +8,20 @@
 //!   `EHOSTUNREACH`. Where the peer itself is on the link and does not answer, the fault is the peer's.
 //! * There is no route.
 //!
-//! The kernel notices a silent gateway late: an entry stays `NUD_REACHABLE` for 15 to 45 seconds after the last reply, and
-//! takes 8 more to fail. Until then nothing can be said here.
+//! The kernel notices a silent gateway late: its entry stays `NUD_REACHABLE` for 15 to 45 seconds after the last reply, and takes
+//! another 8 to fail (arp(7), with the default settings). During that time a dead gateway cannot be recognised here.
 //!
-//! The kernel is asked on a thread of its own, because it may keep whoever asks waiting for as long as somebody else changes
-//! interfaces. That thread is on the vitals, its waits for the kernel excepted. A host without netlink, as some sandboxes
-//! are, knows its interfaces from getifaddrs(3) if at all, and nothing about gateways and routes.
+//! Where a route has several gateways, the one counts that the kernel chooses for the two addresses. Where it also chooses by
+//! ports (`fib_multipath_hash_policy`), the probe may have taken another.
+//!
+//! A separate thread asks the kernel, because a request may block while another process changes interfaces. The watchdog
+//! supervises that thread except while it waits for the kernel. Where there is no netlink, as in some sandboxes, the interfaces
+//! are known from getifaddrs(3) if at all, and nothing is known about gateways and routes.
 
 mod memory;
 mod netlink;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -44,14 +47,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The least time between two looks at all interfaces. On a host with hundreds of them one takes a few milliseconds.
 const LOOK_MIN: Duration = Duration::from_millis(100);
 
-/// The most time between two, in case a notice of a change went missing.
+/// The most time between two, in case a notice of a change was lost.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// How long the start waits for the first look at the interfaces.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long a failed probe waits for an explanation. The kernel takes some microseconds unless somebody changes interfaces.
-const ANSWER_WITHIN: Duration = Duration::from_millis(200);
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// How many questions may wait for the thread.
 const QUESTIONS_MAX: usize = 1024;
@@ -109,7 +112,7 @@ struct Question {
 }
 
 impl Network {
-    /// Starts the thread, puts it on these vitals, and waits until the addresses of this host are known, at most two seconds.
+    /// Starts the thread, adds it to the watchdog, and waits until the addresses of this host are known, at most two seconds.
     ///
     /// # Errors
     ///
@@ -125,7 +128,7 @@ impl Network {
             let _ = ready.send(());
             watch.run(&inbox, &pulse);
         })?;
-        // Where the kernel takes longer the addresses are known later.
+        // If the kernel takes longer, the addresses are known later.
         let _ = is_ready.recv_timeout(FIRST_LOOK);
         Ok(Self { memory, questions: Some(questions) })
     }
@@ -138,11 +141,17 @@ impl Network {
         ip.is_loopback() || ip.is_unspecified() || lock(&self.memory).is_own(ip)
     }
 
-    /// Why a probe that began at `since`, was sent from `source` if that is known, and has failed just now, failed on this
-    /// host; `None` where nothing speaks for that.
+    /// The addresses that the interfaces of this host have now, so that whoever plans by them sees a change.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        lock(&self.memory).addresses()
+    }
+
+    /// The fault of this host that explains why a probe that began at `since` has failed just now; `None` where there is none.
+    /// `source` is the address it was sent from, where that is known.
     ///
-    /// This asks the kernel in the background. It takes some microseconds, and 0.2 seconds at most; then only what is known
-    /// about the interface counts.
+    /// The kernel is asked in the background. That takes some microseconds. After half a second without an answer, only what is
+    /// already known about the interface of `source` counts.
     pub async fn fault(&self, source: Option<IpAddr>, target: IpAddr, since: Instant) -> Option<Fault> {
         let (source, target) = (source.map(|ip| ip.to_canonical()), target.to_canonical());
         let known = || lock(&self.memory).no_carrier(source, since);
@@ -199,7 +208,7 @@ impl Watch {
                 next = clock::monotonic() + LOOK_EVERY;
             }
         }
-        // The daemon ends; nobody waits for this thread.
+        // The daemon ends, and this thread with it.
         pulse.mark_away();
     }
 
@@ -219,7 +228,7 @@ impl Watch {
             pulse.mark();
             self.looked = Some(now);
             self.changed = false;
-            // Where the kernel does not tell, for want of a descriptor perhaps, what is known stays.
+            // If the kernel cannot be asked, for example for lack of a descriptor, what was known before stays.
             if let Some(running) = running {
                 lock(&self.memory).note_interfaces(&running, clock::monotonic());
             }
@@ -240,7 +249,7 @@ impl Watch {
         let state = netlink.neighbour(interface, address);
         pulse.mark();
         let Ok(state) = state else { return };
-        // Without an entry the kernel has not asked for it yet, and nothing is known.
+        // Without an entry the kernel has not sent a request yet, and nothing is known.
         let resolved = state.is_none_or(|state| state & (libc::NUD_INCOMPLETE | libc::NUD_FAILED) == 0);
         lock(&self.memory).note_gateway((interface, address), resolved, asked, clock::monotonic());
     }
@@ -255,7 +264,7 @@ impl Watch {
         let netlink = self.netlink.as_mut()?;
         let mut route = netlink.route(target, source);
         if route.is_err() && source.is_some() {
-            // Perhaps only for want of the source address, which an interface has lost since.
+            // Perhaps only because an interface has lost the source address since.
             route = netlink.route(target, None);
         }
         pulse.mark();
@@ -320,8 +329,9 @@ mod tests {
     #[test]
     fn the_addresses_of_this_host_are_known_when_it_has_started() {
         let network = Network::start(&Vitals::new()).unwrap();
-        for interface in running().unwrap().into_keys() {
-            assert!(network.is_own(interface), "{interface}");
+        assert!(network.addresses().contains(&ip("127.0.0.1")));
+        for own in network.addresses() {
+            assert!(network.is_own(own), "{own}");
         }
         assert!(!network.is_own(ip("192.0.2.1")));
     }
@@ -384,5 +394,21 @@ mod tests {
         for question in asked {
             assert_eq!(question.await.unwrap(), None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_blocks_holds_up_no_probe_for_long() {
+        let (own, now) = (ip("10.0.0.1"), clock::monotonic());
+        let (questions, unread) = sync_channel(1);
+        let network = Network { questions: Some(questions), ..Network::without_carrier(own, now) };
+        let known = Some(Fault::NoCarrier { address: own });
+        assert_eq!(network.fault(Some(own), ip("192.0.2.1"), now).await, known);
+        let took = clock::monotonic() - now;
+        assert!((ANSWER_WITHIN..ANSWER_WITHIN * 4).contains(&took), "{took:?}");
+        // The queue is full now: nothing is waited for.
+        let start = clock::monotonic();
+        assert_eq!(network.fault(Some(own), ip("192.0.2.1"), now).await, known);
+        assert!(clock::monotonic() - start < ANSWER_WITHIN);
+        drop(unread);
     }
 }

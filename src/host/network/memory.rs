@@ -1,20 +1,20 @@
 //! What is known about the interfaces and gateways of this host, and for how long it explains a failed probe.
 //!
-//! A plain value: it is given the time and asks nobody.
+//! A plain value that is given the time and waits for nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long after a fault was last seen it may still have made a probe fail. The last look may be a second old, on a busy host
-/// more; and after a link or a gateway comes back, the kernel repeats its own request for a hardware address only after a
-/// second (arp(7), `retrans_time_ms`).
+/// How long a fault explains failures after it was last seen. The interfaces and gateways are checked once a second, on a busy
+/// host less often; and after a link or a gateway comes back, the kernel repeats its request for a hardware address only
+/// after a second (arp(7), `retrans_time_ms`).
 pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
 
 /// How many addresses are remembered before those are forgotten that no interface has any more.
 const ADDRESSES_MAX: usize = 1024;
 
-/// How many gateways are remembered. A host has a handful; the oldest go first.
+/// How many gateways are remembered. A host has a handful. The one that was asked about least recently is removed first.
 const GATEWAYS_MAX: usize = 256;
 
 /// For how long a gateway is looked at once a second after a failed probe last asked about it.
@@ -48,7 +48,7 @@ struct Known {
 }
 
 impl Memory {
-    /// Takes in a look at the interfaces: every address that one has, and whether one that has it is up and has a carrier.
+    /// Stores the state of the interfaces: every address, and whether one of the interfaces with it is up and has a carrier.
     pub(super) fn note_interfaces(&mut self, running: &HashMap<IpAddr, bool>, now: Instant) {
         if self.addresses.len() > ADDRESSES_MAX {
             self.addresses.retain(|ip, _| running.contains_key(ip));
@@ -60,11 +60,16 @@ impl Memory {
             let seen = running.get(ip);
             let runs = seen == Some(&true);
             if !runs || !known.running {
-                // It was without a carrier until now, as far as is known.
+                // As far as is known, it had no carrier until now.
                 known.cut_off = Some(now);
             }
             (known.present, known.running) = (seen.is_some(), runs);
         }
+    }
+
+    /// Every address that an interface has.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().filter(|(_, known)| known.present).map(|(ip, _)| *ip).collect()
     }
 
     /// Whether packets to this address stay on this host.
@@ -73,12 +78,12 @@ impl Memory {
     }
 
     /// Whether the interface with this address was down, without a carrier or without the address at any time after `since`,
-    /// or within [`AFTERMATH`] before. Nothing is known of an address that no interface ever had.
+    /// or within [`AFTERMATH`] before. `false` for an address that no interface ever had.
     pub(super) fn was_cut_off(&self, own: IpAddr, since: Instant) -> bool {
         self.addresses.get(&own).is_some_and(|known| !known.running || recent(known.cut_off, since))
     }
 
-    /// Takes in the state of a gateway, `asked` for by a failed probe or looked at once more.
+    /// Stores the state of a gateway; `asked` where a failed probe was the reason to look.
     pub(super) fn note_gateway(&mut self, gateway: Gateway, resolved: bool, asked: bool, now: Instant) {
         if asked && self.gateways.len() >= GATEWAYS_MAX && !self.gateways.contains_key(&gateway) {
             let oldest = self.gateways.iter().min_by_key(|(_, known)| known.asked).map(|(gateway, _)| *gateway);
@@ -150,9 +155,9 @@ mod tests {
         let mut memory = with(&[("fd00::1", true)], start);
         assert!(memory.is_own(own));
         look(&mut memory, &[], start + SECOND);
-        assert!(memory.was_cut_off(own, start + SECOND) && !memory.is_own(own));
+        assert!(memory.was_cut_off(own, start + SECOND) && !memory.is_own(own) && memory.addresses().is_empty());
         look(&mut memory, &[("fd00::1", true)], start + SECOND * 2);
-        assert!(memory.is_own(own));
+        assert!(memory.is_own(own) && memory.addresses() == BTreeSet::from([own]));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The part of rtnetlink(7) that netring needs: the route to an address, the state of a neighbour, and a notice when an
 //! interface or an address changes.
 //!
-//! None of it needs privileges. A host that has no netlink, as some sandboxes do, gives an error when a socket is opened.
+//! None of it needs privileges. Where there is no netlink, as in some sandboxes, opening a socket fails.
 //!
-//! Requests are answered by the kernel before send(2) returns, so nothing here waits for the network. A request for a
-//! neighbour may wait for a lock of the kernel (RTNL) that whoever changes interfaces holds. Everything that the kernel sends is
-//! parsed with bounds checks; what cannot be parsed is an error, never a panic.
+//! The kernel answers a request before send(2) returns, so nothing here waits for the network. A request for a neighbour may
+//! block, on many kernels, while another process changes interfaces, because both take one lock (RTNL). All messages are parsed
+//! with bounds checks; an invalid one is an error, never a panic.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
