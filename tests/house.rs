@@ -1,8 +1,9 @@
-//! Holds the rules of the house that no compiler knows: which room may use which, what the pure files keep away from, who
-//! reads the clock, how long a file may be, and that each has a door comment.
+//! Checks the rules of the source tree that the compiler does not know: which module may use which, that no files of one
+//! folder use each other in a circle, what the pure files must not name, who reads the clock, how long a file may be, and
+//! that each has a module comment.
 //!
-//! It reads the text of `src/`, comments left out. Each rule is a function from one file to its faults, and is shown here
-//! to be able to fail.
+//! It reads the text of `src/` without comments. Each rule is a function from one file, or from all of them, to faults; a
+//! second test shows for each that it can fail.
 
 use std::collections::BTreeSet;
 use std::fs;

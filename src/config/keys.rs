@@ -275,7 +275,7 @@ const fn server(host: &'static str, port: &'static str, max_connections: &'stati
             host,
             &Address,
             KeyDefault::Unset,
-            "The address to listen on; \"0.0.0.0\" is all of IPv4, null all of IPv4 and IPv6.",
+            "The address to listen on. Unset it is every IPv4 and IPv6 address of this host, \"0.0.0.0\" is every IPv4 address.",
         ),
         port: Setting::new(port, &PORT, KeyDefault::Value("8756"), "The port to listen on."),
         max_connections: Setting::new(
