@@ -1,5 +1,5 @@
 {
-  description = "netring tells, from every site, whether every other site can be reached, how fast, and whose fault it is when it cannot";
+  description = "netring monitors whether every site can reach every other site, how fast, and why not";
 
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
