@@ -19,10 +19,11 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-use super::directory::{Directory, View};
+use super::directory::Directory;
 use super::exporter::Exporter;
 use super::roster::{Admission, Candidate};
 use super::store::StoreError;
+use super::view::View;
 use crate::wire::{FieldError, Identification, Registered, Registration, STALE_HEADER};
 use crate::{clock, serve};
 

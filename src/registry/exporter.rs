@@ -11,7 +11,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::directory::View;
+use super::view::View;
 use crate::host::reload::Reloads;
 
 /// Seconds; a request to the embedded store takes far less than a millisecond, a Redis a few.

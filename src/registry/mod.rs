@@ -27,8 +27,10 @@ use crate::serve;
 pub mod api;
 pub mod directory;
 pub mod exporter;
+mod listing;
 pub mod roster;
 pub mod store;
+pub mod view;
 
 #[cfg(test)]
 mod tests;
