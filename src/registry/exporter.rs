@@ -62,7 +62,7 @@ impl Exporter {
             requests: IntCounterVec::new(requests, &["route", "status"]).expect("the texts above are valid"),
             request_duration: histogram(
                 "netring_registry_request_duration_seconds",
-                "Time from the head of a request to the head of its answer, in seconds, by route; requests that ask to wait are left out.",
+                "Time from the head of a request to the head of its answer, in seconds, by route; requests that are allowed to wait are left out.",
                 &["route"],
             ),
             polls_waiting: gauge(

@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use http::HeaderValue;
 
@@ -19,7 +20,7 @@ pub struct View {
     pub members: Vec<Member>,
     /// The entity tag, without the quotes: revision and hash of the content, so that neither a registry that lost its
     /// memory nor a Redis restored from an old copy can take a new roster for a known one.
-    pub tag: String,
+    pub tag: Arc<str>,
     /// The same as a header. Weak: the same roster may differ in `last_seen`.
     pub etag: HeaderValue,
     /// How many members there are at each location.
@@ -39,7 +40,7 @@ impl View {
         let locations = members.chunk_by(|a, b| a.location == b.location);
         let locations = locations.map(|there| (there[0].location.clone(), there.len())).collect();
         let etag = HeaderValue::try_from(format!("W/\"{tag}\"")).expect("digits and a dash are a header value");
-        Self { mark, members, tag, etag, locations }
+        Self { mark, members, tag: tag.into(), etag, locations }
     }
 
     /// The number of joins, leaves and moves that led here.
