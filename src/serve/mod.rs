@@ -172,7 +172,7 @@ where
     // segment. Failure costs 40 ms.
     let _ = SockRef::from(&listener).set_tcp_nodelay(true);
     let listener = TcpListener::from_std(listener).expect("a runtime with its I/O driver on");
-    let connections = Connections::new(limits.connections, limits.idle);
+    let connections = Connections::new(limits.connections);
     let shared = Arc::new(Shared {
         service: TowerToHyperService::new(warp::service(routes)),
         limits,

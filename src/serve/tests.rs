@@ -486,6 +486,41 @@ async fn requests_that_wait_are_neither_idle_nor_evicted_and_keep_their_connecti
 }
 
 #[tokio::test]
+async fn many_kept_connections_are_served_like_few_whatever_their_requests_leave_unread() {
+    let server = start(limits());
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        clients.push(server.connect().await);
+    }
+    // A refused body that looks like another request.
+    let hidden = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
+    let unread = format!("POST /ok HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len());
+    let requests = [
+        ("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\necho-1", "echo-1"),
+        ("GET /ok HTTP/1.1\r\nhost: x\r\n\r\n", "\r\n\r\nok"),
+        ("POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n6\r\necho-2\r\n0\r\n\r\n", "echo-2"),
+        (&unread, "this path has only"),
+    ];
+    for client in &mut clients {
+        for (request, answer) in requests {
+            // In two parts, so that a body is often behind its head.
+            let (first, second) = request.split_at(request.len() - 5);
+            client.write_all(first.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+            client.write_all(second.as_bytes()).await.unwrap();
+            let said = read_until(client, answer, 1).await;
+            assert_eq!(said.matches("HTTP/1.1").count(), 1, "{said}");
+        }
+    }
+    for client in &mut clients {
+        // Whoever leaves a body unread may be closed, but gets no answer to what was in it.
+        let _ = client.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let said = rest(client).await;
+        assert!(said.is_empty() || (said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nok")), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_whose_answer_came_later_is_closed_when_it_is_silent_for_too_long() {
     let server = start(Limits { head_time: Duration::from_millis(300), ..limits() });
     let mut client = server.send("GET /late/50 HTTP/1.1\r\nhost: x\r\n\r\n").await;
