@@ -326,3 +326,27 @@ fn health_says_that_it_serves() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["status"], "healthy");
 }
+
+#[test]
+fn a_request_that_waits_takes_little_memory() {
+    use std::io::Write as _;
+
+    const POLLS: usize = 1000;
+    let registry = lasting();
+    registry.post("/register", GOOD);
+    let tag = registry.get("/members").header("etag").expect("a roster has an entity tag").to_owned();
+    let before = registry.usage().resident;
+    let polls: Vec<_> = (0..POLLS)
+        .map(|_| {
+            let mut poll = std::net::TcpStream::connect(registry.server).unwrap();
+            let request = format!("GET /members?wait=60 HTTP/1.1\r\nhost: registry\r\nif-none-match: {tag}\r\n\r\n");
+            poll.write_all(request.as_bytes()).unwrap();
+            poll
+        })
+        .collect();
+    registry.wait_for_value("netring_registry_polls_waiting", &[], POLLS as f64);
+    let each = (registry.usage().resident - before) / POLLS as u64;
+    assert!(each < 8 * 1024, "{each} bytes each");
+    drop(polls);
+    registry.wait_for_value("netring_registry_polls_waiting", &[], 0.0);
+}

@@ -41,7 +41,9 @@ fn a_peer_that_registered_a_loopback_address_is_listed_but_not_probed_from_anoth
             let seen = metrics.series(family, &[("target_location", "us1")]);
             assert!(seen.is_empty(), "us1 is not probed, but there is {seen:?}");
         }
-        assert_eq!(metrics.value("netring_coverage_ratio", &[]), Some(1.0));
+        // Three targets are known; the peer that is not probed counts as one that is not.
+        assert_eq!(metrics.value("netring_coverage_ratio", &[]), Some(0.75));
+        assert_eq!(metrics.value("netring_peers_not_probed", &[("reason", "leads_back")]), Some(1.0));
         let warned = elsewhere.log_lines(&["warn", "us1-id", "advertise_ip"]);
         assert_eq!(warned.len(), 1, "{}", elsewhere.log());
     }

@@ -293,8 +293,8 @@ impl Driver {
         let Some(news) = self.membership.on_lease(ticket, answer, now, fastrand::f64()) else { return };
         if answer == LeaseAnswer::Unknown {
             info!(
-                "the registry does not know this member any more: the lease ended while it could not be renewed, or the \
-                 registry lost its roster; registering again"
+                "the registry does not know this member any more: its lease ended while the registry was out of reach, or the \
+                 registry was emptied; registering again"
             );
         }
         self.take_in(news);

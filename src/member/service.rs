@@ -227,7 +227,7 @@ impl Intake {
         match why {
             Some(reason) => warn!(
                 event = events::MEMBER_UNWELL, %location, %instance, reason,
-                "this member is unwell: failures that it caused itself mark no peer down"
+                "this member is unwell: failures that it causes itself do not count against any peer"
             ),
             None => info!(event = events::MEMBER_WELL, %location, %instance, "this member is well again"),
         }

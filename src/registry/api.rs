@@ -19,10 +19,11 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-use super::directory::{Directory, View};
+use super::directory::Directory;
 use super::exporter::Exporter;
 use super::roster::{Admission, Candidate};
 use super::store::StoreError;
+use super::view::View;
 use crate::wire::{FieldError, Identification, Registered, Registration, STALE_HEADER};
 use crate::{clock, serve};
 
@@ -56,7 +57,7 @@ pub struct Api {
     directory: Arc<Directory>,
     exporter: Arc<Exporter>,
     allowed_networks: RwLock<Vec<IpNet>>,
-    polls: Semaphore,
+    polls: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -70,7 +71,7 @@ impl Api {
         polls: usize,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let polls = Semaphore::new(polls.min(Semaphore::MAX_PERMITS));
+        let polls = Arc::new(Semaphore::new(polls.min(Semaphore::MAX_PERMITS)));
         Self { directory, exporter, allowed_networks: RwLock::new(allowed_networks), polls, stopping }
     }
 
@@ -125,22 +126,50 @@ impl Api {
         Ok(ok(&json!({ "status": "deregistered" })))
     }
 
-    async fn members(&self, query: Vec<(String, String)>, known: Option<String>) -> Result<Response, Response> {
-        let mut view = self.view().await?;
-        if let Some(limit) = wait(&query).map_err(|e| bad_request(&e))? {
-            let tag = view.tag.clone();
-            let seen = |view: &View| known.as_ref().map_or(view.tag == tag, |known| knows(known, &view.tag));
-            if seen(&view) {
-                self.wait_for(limit, |view| !seen(view)).await?;
-                view = self.view().await?;
-            }
+    async fn members(
+        self: &Arc<Self>,
+        query: Vec<(String, String)>,
+        known: Option<String>,
+    ) -> Result<Response, Response> {
+        let view = self.view().await?;
+        let conditional = known.is_some();
+        let is_known = known.is_some_and(|known| knows(&known, &view.tag));
+        let Some(limit) = wait(&query).map_err(|e| bad_request(&e))? else {
+            return Ok(self.roster(&view, is_known).await);
+        };
+        if conditional && !is_known {
+            return Ok(waited(self.roster(&view, false).await));
         }
-        let mut response = if known.is_some_and(|known| knows(&known, &view.tag)) {
+        let place = Arc::clone(&self.polls).try_acquire_owned().map_err(|_| {
+            let text = "too many requests are waiting for the roster to change; ask without wait, or later";
+            serve::retry_after(serve::error(StatusCode::TOO_MANY_REQUESTS, text), RETRY_AFTER)
+        })?;
+        let (api, waiting, tag) = (Arc::clone(self), self.exporter.waiting(), Arc::clone(&view.tag));
+        Ok(serve::later(move || async move {
+            let mut stopping = api.stopping.clone();
+            tokio::select! {
+                () = api.directory.wait_for(limit, |view| view.tag != tag) => {}
+                // Also where nobody is left who could say so.
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+            }
+            drop((place, waiting));
+            let response = match api.view().await {
+                Ok(view) => waited(api.roster(&view, conditional && view.tag == tag).await),
+                Err(refused) => refused,
+            };
+            api.exporter.request("/members", response.status().as_u16(), None);
+            response
+        }))
+    }
+
+    /// The answer to a client that wants `view`, or has it already.
+    async fn roster(&self, view: &View, unchanged: bool) -> Response {
+        let mut response = if unchanged {
             let mut response = Response::default();
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response
         } else {
-            json_response(self.directory.listing(&view).await)
+            json_response(self.directory.listing(view).await)
         };
         let headers = response.headers_mut();
         headers.insert(ETAG, view.etag.clone());
@@ -148,22 +177,7 @@ impl Api {
         if let Some(age) = self.directory.stale() {
             headers.insert(STALE_HEADER, age.as_secs().into());
         }
-        Ok(response)
-    }
-
-    async fn wait_for(&self, limit: Duration, is_news: impl Fn(&View) -> bool) -> Result<(), Response> {
-        let _place = self.polls.try_acquire().map_err(|_| {
-            let text = "as many requests wait for the roster to change as may; ask without wait, or later";
-            serve::retry_after(serve::error(StatusCode::TOO_MANY_REQUESTS, text), RETRY_AFTER)
-        })?;
-        let _waiting = self.exporter.waiting();
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            () = self.directory.wait_for(limit, is_news) => {}
-            // Also where nobody is left who could say so.
-            _ = stopping.wait_for(|stopping| *stopping) => {}
-        }
-        Ok(())
+        response
     }
 
     async fn health(&self) -> Result<Response, Response> {
@@ -235,6 +249,10 @@ pub fn routes(
     let answered = writing(api, limits).or(reading(api)).unify().recover(serve::recover).unify();
     warp::any().map(clock::monotonic).and(warp::path::full()).and(answered).map(
         move |began, path: FullPath, response: Response| {
+            if serve::is_later(&response) {
+                // Whoever lets a request wait counts it when it is answered.
+                return response;
+            }
             let route = ROUTES.into_iter().find(|route| *route == path.as_str()).unwrap_or("other");
             let took = clock::monotonic().saturating_duration_since(began);
             let waited = response.extensions().get::<serve::Waited>().is_some();
@@ -252,14 +270,7 @@ fn reading(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         .and(with_api.clone())
         .and(warp::query())
         .and(warp::header::optional(IF_NONE_MATCH.as_str()))
-        .then(|api: Arc<Api>, query: Vec<_>, known| async move {
-            let waits = matches!(wait(&query), Ok(Some(_)));
-            let mut response = either(api.members(query, known).await);
-            if waits {
-                let _ = response.extensions_mut().insert(serve::Waited);
-            }
-            response
-        });
+        .then(|api: Arc<Api>, query: Vec<_>, known| async move { either(api.members(query, known).await) });
     let health = warp::path!("health")
         .and(serve::get())
         .and(with_api.clone())
@@ -294,6 +305,12 @@ fn writing(api: &Arc<Api>, limits: &serve::Limits) -> BoxedFilter<(Response,)> {
 fn with(api: &Arc<Api>) -> impl Filter<Extract = (Arc<Api>,), Error = Infallible> + Clone + use<> {
     let api = Arc::clone(api);
     warp::any().map(move || Arc::clone(&api))
+}
+
+/// The answer to a client that asked to wait. It comes back at once.
+fn waited(mut response: Response) -> Response {
+    let _ = response.extensions_mut().insert(serve::Waited);
+    response
 }
 
 fn either(answer: Result<Response, Response>) -> Response {

@@ -9,24 +9,23 @@
 //! once, without asking; the task's next question is the only one, and its first answer ends the outage. An outage is logged
 //! when it begins and when it ends.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::exporter::Exporter;
+use super::listing::Listing;
 use super::roster::{Admission, Candidate};
-use super::store::{Followed, Limits, Mark, Store, StoreError};
+use super::store::{Followed, Limits, Store, StoreError};
+use super::view::View;
 use crate::clock;
 use crate::host::logging::events;
 use crate::host::vitals::Pulse;
-use crate::wire::{InstanceId, Location, Member, Members};
+use crate::wire::InstanceId;
 
 #[cfg(test)]
 mod tests;
@@ -36,49 +35,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long changes are gathered before the store is asked what they made of the roster.
 const GATHER: Duration = Duration::from_millis(20);
-
-/// The roster at one moment.
-#[derive(Debug)]
-pub struct View {
-    mark: Mark,
-    /// The live members by location and identity, with the `last_seen` that was known when the view was made.
-    pub members: Vec<Member>,
-    /// The entity tag, without the quotes: revision and hash of the content, so that neither a registry that lost its
-    /// memory nor a Redis restored from an old copy can take a new roster for a known one.
-    pub tag: String,
-    /// The same as a header. Weak: the same roster may differ in `last_seen`.
-    pub etag: HeaderValue,
-    /// How many members there are at each location.
-    pub locations: Vec<(Location, usize)>,
-}
-
-impl View {
-    fn new(mark: Mark, mut members: Vec<Member>) -> Self {
-        members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
-        // Registries built by different compilers may hash differently: one full answer too many, never a wrong 304.
-        let mut hasher = DefaultHasher::new();
-        for Member { instance_id, location, ip, port, last_seen: _, registered_at, status: () } in &members {
-            (instance_id, location, ip, port, registered_at).hash(&mut hasher);
-        }
-        let tag = format!("{}-{:016x}", mark.revision, hasher.finish());
-        let locations = members.chunk_by(|a, b| a.location == b.location);
-        let locations = locations.map(|there| (there[0].location.clone(), there.len())).collect();
-        let etag = HeaderValue::try_from(format!("W/\"{tag}\"")).expect("digits and a dash are a header value");
-        Self { mark, members, tag, etag, locations }
-    }
-
-    /// The number of joins, leaves and moves that led here.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.mark.revision
-    }
-
-    /// A member with a loopback address, where there are others with addresses that can be reached from elsewhere.
-    fn out_of_reach(&self) -> Option<&Member> {
-        let beyond = self.members.iter().any(|member| !member.ip.is_loopback());
-        self.members.iter().find(|member| beyond && member.ip.is_loopback())
-    }
-}
 
 /// The store's keeper and everyone's source of the roster.
 pub struct Directory {
@@ -91,7 +47,7 @@ pub struct Directory {
     wake: Notify,
     /// One question to the store about the roster at a time.
     asking: tokio::sync::Mutex<()>,
-    listing: tokio::sync::Mutex<Option<Listing>>,
+    listing: Listing,
 }
 
 /// How we stand with the store.
@@ -117,14 +73,6 @@ struct Outage {
     failures: u64,
 }
 
-/// The body of `GET /members`, for one view and one second.
-struct Listing {
-    tag: String,
-    second: u64,
-    last_seen: Vec<u64>,
-    body: Bytes,
-}
-
 impl Directory {
     /// A directory that has not asked its store yet.
     #[must_use]
@@ -137,7 +85,7 @@ impl Directory {
             changes: AtomicU64::new(0),
             wake: Notify::new(),
             asking: tokio::sync::Mutex::new(()),
-            listing: tokio::sync::Mutex::new(None),
+            listing: Listing::default(),
         }
     }
 
@@ -267,22 +215,8 @@ impl Directory {
 
     /// The body of `GET /members` for `view`, with each member's last heartbeat; made at most once a second.
     pub async fn listing(&self, view: &View) -> Bytes {
-        let mut listing = self.listing.lock().await;
-        let second = clock::wall().epoch_seconds();
-        let before = listing.take().filter(|listing| listing.tag == view.tag);
-        let listed = match before {
-            Some(listed) if listed.second == second => listed,
-            before => {
-                let asked = self.through("last_seen", || self.store.last_seen(&view.members)).await.ok();
-                let last_seen = view.members.iter().enumerate().map(|(index, member)| {
-                    let now = asked.as_ref().and_then(|asked| asked.get(index).copied().flatten());
-                    let then = before.as_ref().map(|listed| listed.last_seen[index]);
-                    now.or(then).unwrap_or(member.last_seen).max(member.last_seen)
-                });
-                Listing::new(view, second, last_seen.collect())
-            }
-        };
-        listing.insert(listed).body.clone()
+        let ask = async { self.through("last_seen", || self.store.last_seen(&view.members)).await.ok() };
+        self.listing.body(view, clock::wall().epoch_seconds(), ask).await
     }
 
     fn changed(&self) {
@@ -350,7 +284,7 @@ impl Directory {
         // Both read before the question: what happens while it is under way counts as not yet seen.
         let (changes, asked) = (self.changes.load(Ordering::SeqCst), clock::monotonic());
         let known = self.latest();
-        match self.timed("follow", self.store.follow(known.as_ref().map(|view| &view.mark))).await {
+        match self.timed("follow", self.store.follow(known.as_ref().map(|view| view.mark()))).await {
             Ok(followed) => self.take_in(followed, changes, asked),
             Err(e) => self.note_outage(&e),
         }
@@ -448,13 +382,4 @@ impl Directory {
 /// How long ago a moment was, for a log line.
 fn since_then(moment: Instant) -> String {
     format!("{} s", clock::monotonic().saturating_duration_since(moment).as_secs())
-}
-
-impl Listing {
-    fn new(view: &View, second: u64, last_seen: Vec<u64>) -> Self {
-        let with = view.members.iter().zip(&last_seen);
-        let members = with.map(|(member, &last_seen)| Member { last_seen, ..member.clone() }).collect();
-        let body = serde_json::to_vec(&Members { members }).expect("members have text keys and plain values only");
-        Self { tag: view.tag.clone(), second, last_seen, body: body.into() }
-    }
 }

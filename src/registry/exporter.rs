@@ -11,7 +11,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::directory::View;
+use super::view::View;
 use crate::host::reload::Reloads;
 
 /// Seconds; a request to the embedded store takes far less than a millisecond, a Redis a few.
@@ -62,7 +62,7 @@ impl Exporter {
             requests: IntCounterVec::new(requests, &["route", "status"]).expect("the texts above are valid"),
             request_duration: histogram(
                 "netring_registry_request_duration_seconds",
-                "Time from the head of a request to the head of its answer, in seconds, by route; requests that ask to wait are left out.",
+                "Time from the head of a request to the head of its answer, in seconds, by route; requests that are allowed to wait are left out.",
                 &["route"],
             ),
             polls_waiting: gauge(

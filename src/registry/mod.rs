@@ -27,8 +27,10 @@ use crate::serve;
 pub mod api;
 pub mod directory;
 pub mod exporter;
+mod listing;
 pub mod roster;
 pub mod store;
+pub mod view;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,13 @@ const JOURNAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the store may take to write down what it holds at the end.
 const CLOSE_LIMIT: Duration = Duration::from_millis(400);
+
+/// How much memory requests that wait for the roster to change may take together, in bytes: enough for 16,384 of them.
+const POLLS_MEMORY: usize = 64 << 20;
+
+/// How much memory one of them takes, in bytes. 2.9 KiB were measured with 8,000 of them waiting (resident memory, x86-64);
+/// the rest allows for what the allocator cannot use between them.
+const POLL_MEMORY: usize = 4 << 10;
 
 /// What the registry gets from the host rather than from its settings.
 #[derive(Default)]
@@ -119,8 +128,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let exporter = Arc::new(Exporter::new(reloads));
     let directory = Arc::new(Directory::new(store, Arc::clone(&exporter)));
     let (stopping, stopped) = watch::channel(false);
-    // A quarter of the connections stays for those who do not wait.
-    let polls = limits.connections - limits.connections.div_ceil(4);
+    let polls = polls(limits.connections);
     let networks = settings.allowed_networks.clone();
     let api = Arc::new(Api::new(Arc::clone(&directory), exporter, networks, polls, stopped.clone()));
 
@@ -138,6 +146,12 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let pulse = pulse("HTTP service", SERVE_LIMIT);
     let serving = tokio::spawn(serve::run(listener, routes, limits, pulse, stop(stopped)));
     Ok(Running { address, directory, api, settings: Mutex::new(settings), stopping, serving })
+}
+
+/// How many requests may wait for the roster to change at once: as many as fit [`POLLS_MEMORY`], and no more than leave a
+/// quarter of the connections to requests that do not wait.
+fn polls(connections: usize) -> usize {
+    (connections - connections.div_ceil(4)).min(POLLS_MEMORY / POLL_MEMORY)
 }
 
 /// Resolves when the registry is told to stop, or its handle has been dropped.

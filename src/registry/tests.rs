@@ -86,6 +86,14 @@ async fn a_registry_whose_port_is_taken_names_the_setting() {
     assert!(std::error::Error::source(&error).is_none(), "nothing would be said twice");
 }
 
+#[test]
+fn as_many_polls_may_wait_as_fit_their_memory_and_leave_connections_to_others() {
+    assert_eq!(polls(1024), 768);
+    assert_eq!(polls(1), 0, "a registry with a single connection lets nobody wait");
+    assert_eq!(polls(1_000_000), 16_384);
+    assert!(polls(19_936) >= 10_000, "a ring of 10,000 waits within a limit of 20,000 descriptors");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_ends_waiting_polls_and_takes_less_than_a_second() {
     let running = started(settings(), None).await;
@@ -103,6 +111,33 @@ async fn stopping_ends_waiting_polls_and_takes_less_than_a_second() {
         assert!(poll.await.unwrap().starts_with("HTTP/1.1 200"), "answered, not cut off");
     }
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_full_roster_shows_the_last_heartbeat_on_both_stores() {
+    let redis = Server::start();
+    let stores = [None].into_iter().chain(redis.as_ref().map(|redis| Some(redis.settings())));
+    for redis in stores {
+        let running = started(RegistrySettings { redis, ..settings() }, None).await;
+        let address = running.address;
+        assert!(ask(address, "POST", "/register", MEMBER).await.starts_with("HTTP/1.1 200"));
+        let seen = async || {
+            let answer = ask(address, "GET", "/members", "").await;
+            let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            body["members"][0]["last_seen"].as_u64().unwrap()
+        };
+        let registered = seen().await;
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        assert_eq!(seen().await, registered, "nothing has been heard of it since");
+        assert!(ask(address, "POST", "/heartbeat", r#"{"instance_id": "uuid-123"}"#).await.contains("ok"));
+        let deadline = clock::monotonic() + Duration::from_secs(5);
+        // The body is made once a second.
+        while seen().await < registered + 2 {
+            assert!(clock::monotonic() < deadline, "store {}", running.directory.store_name());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        running.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,8 +172,12 @@ async fn a_registry_outlives_its_redis_and_both_heal_without_a_hand() {
     let heartbeat = || ask(address, "POST", "/heartbeat", r#"{"instance_id": "uuid-123"}"#);
     assert!(ask(address, "POST", "/register", MEMBER).await.starts_with("HTTP/1.1 200"));
     assert!(ask(address, "GET", "/members", "").await.contains("uuid-123"));
+    let waiting = tokio::spawn(ask(address, "GET", "/members?wait=2", ""));
+    tokio::time::sleep(Duration::from_millis(100)).await;
     redis.kill();
     assert!(heartbeat().await.starts_with("HTTP/1.1 503"));
+    let waited = waiting.await.unwrap();
+    assert!(waited.starts_with("HTTP/1.1 200") && waited.contains("netring-stale: "), "{waited}");
     for _ in 0..20 {
         let began = clock::monotonic();
         let members = ask(address, "GET", "/members", "").await;
@@ -150,6 +189,11 @@ async fn a_registry_outlives_its_redis_and_both_heal_without_a_hand() {
             "nobody waits for a store that is known to be away"
         );
     }
+    let began = clock::monotonic();
+    let waited = ask(address, "GET", "/members?wait=1", "").await;
+    let took = clock::monotonic() - began;
+    assert!(waited.starts_with("HTTP/1.1 200") && waited.contains("netring-stale: "), "{waited}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "a poll waits as long as ever: {took:?}");
     assert!(ask(address, "GET", "/metrics", "").await.contains("netring_registry_store_up 0"));
     redis.restart();
     let deadline = clock::monotonic() + Duration::from_secs(10);

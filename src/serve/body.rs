@@ -47,6 +47,9 @@ where
         let text = format!("the body did not arrive within {} s", time.as_secs_f64());
         Err(Refusal::rejection(StatusCode::REQUEST_TIMEOUT, text))
     });
+    if let (Some(slot), Ok(_)) = (&slot, &body) {
+        slot.set_body_read(true);
+    }
     if slot.is_some_and(|slot| !slot.serve()) {
         // Evicted: the connection's task is about to drop this request, and nothing may come of it.
         std::future::pending::<()>().await;

@@ -8,6 +8,7 @@
 //! The accept loop drives [`Connections`]; each connection's task holds its [`Slot`], whose end frees the place.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -15,7 +16,6 @@ use tokio::sync::Notify;
 /// All open connections of one listener.
 pub(super) struct Connections {
     cap: usize,
-    idle: usize,
     table: Mutex<Table>,
     changed: Notify,
 }
@@ -47,12 +47,13 @@ pub(super) struct Slot {
     connections: Arc<Connections>,
     id: u64,
     evicted: Arc<Notify>,
+    body_read: AtomicBool,
 }
 
 impl Connections {
-    /// At most `cap` open at once; with `idle` of them waiting it is crowded.
-    pub(super) fn new(cap: usize, idle: usize) -> Arc<Self> {
-        Arc::new(Self { cap: cap.max(1), idle, table: Mutex::default(), changed: Notify::new() })
+    /// At most `cap` open at once.
+    pub(super) fn new(cap: usize) -> Arc<Self> {
+        Arc::new(Self { cap: cap.max(1), table: Mutex::default(), changed: Notify::new() })
     }
 
     /// A place for one more connection. At the cap it evicts, and where all are being served it waits.
@@ -70,7 +71,7 @@ impl Connections {
         let mut table = self.table();
         if table.open.len() < self.cap {
             let (id, evicted) = table.enter();
-            return Some(Slot { connections: self.clone(), id, evicted });
+            return Some(Slot { connections: self.clone(), id, evicted, body_read: AtomicBool::new(false) });
         }
         if table.open.len() - table.ending >= self.cap {
             table.evict();
@@ -170,9 +171,19 @@ impl Slot {
         self.connections.changed.notify_one();
     }
 
-    /// Whether so many connections wait already that one more is not worth its memory.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.connections.table().waiting.len() >= self.connections.idle
+    /// How many connections wait for their clients.
+    pub(super) fn idle(&self) -> usize {
+        self.connections.table().waiting.len()
+    }
+
+    /// Notes whether all of the body of the request that is being served has been read.
+    pub(super) fn set_body_read(&self, read: bool) {
+        self.body_read.store(read, Ordering::Relaxed);
+    }
+
+    /// What was noted last.
+    pub(super) fn is_body_read(&self) -> bool {
+        self.body_read.load(Ordering::Relaxed)
     }
 
     /// Whether no handler has worked for it so far: it still holds its first ticket, which is its id.
@@ -203,7 +214,7 @@ mod tests {
     use super::*;
 
     fn full(cap: usize) -> (Arc<Connections>, Vec<Slot>) {
-        let connections = Connections::new(cap, cap);
+        let connections = Connections::new(cap);
         let slots = (0..cap).map(|_| connections.try_admit().unwrap()).collect();
         (connections, slots)
     }

@@ -16,6 +16,8 @@
 
 mod body;
 mod connections;
+mod conversation;
+mod later;
 mod listen;
 mod patience;
 mod refusal;
@@ -27,22 +29,16 @@ mod tests;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, StatusCode};
+use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 use warp::reply::Response;
@@ -50,10 +46,13 @@ use warp::{Filter, Reply};
 
 use crate::clock;
 use crate::host::vitals::Pulse;
-use connections::{Connections, Slot};
-use patience::Patient;
+use connections::Connections;
+use conversation::converse;
 
 pub use body::body;
+#[cfg(test)]
+pub(crate) use later::settle;
+pub use later::{is_later, later};
 pub use listen::{BindError, bind, bind_or_all};
 pub use refusal::{error, get, post, recover, retry_after};
 
@@ -173,7 +172,7 @@ where
     // segment. Failure costs 40 ms.
     let _ = SockRef::from(&listener).set_tcp_nodelay(true);
     let listener = TcpListener::from_std(listener).expect("a runtime with its I/O driver on");
-    let connections = Connections::new(limits.connections, limits.idle);
+    let connections = Connections::new(limits.connections);
     let shared = Arc::new(Shared {
         service: TowerToHyperService::new(warp::service(routes)),
         limits,
@@ -248,113 +247,4 @@ fn is_of_one_connection(e: &io::Error) -> bool {
         e.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
-}
-
-/// One connection, from its first byte to its end.
-async fn converse<S>(stream: TcpStream, peer: Peer, slot: Arc<Slot>, shared: Arc<Shared<S>>)
-where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    let mut stage = shared.stage.subscribe();
-    let stream = Patient::new(stream, shared.limits.write_time);
-    let unflushed = stream.unflushed();
-    let service = service_fn(|request| answer(&shared, peer, &slot, request));
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.limits.head_time)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = tokio::select! {
-        biased;
-        _ = &mut connection => true,
-        () = slot.evicted() => return,
-        _ = stage.wait_for(|stage| *stage != Stage::Open) => false,
-    };
-    if !ended {
-        if slot.is_new() {
-            // A port that systemd holds refuses nobody while this process ends, so neither must a connection it took.
-            tokio::select! {
-                biased;
-                _ = &mut connection => {
-                    shared.finished.fetch_add(usize::from(!slot.is_new()), Ordering::Relaxed);
-                    return;
-                }
-                () = sleep(GREETING) => {}
-                _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
-            }
-        }
-        if slot.is_serving() || unflushed.load(Ordering::Relaxed) {
-            Pin::new(&mut connection).graceful_shutdown();
-            tokio::select! {
-                biased;
-                _ = &mut connection => { shared.finished.fetch_add(1, Ordering::Relaxed); }
-                _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
-            }
-        }
-        return;
-    }
-    let stream = connection.into_parts().io.into_inner().into_inner();
-    tokio::select! {
-        () = linger(stream) => {}
-        () = slot.evicted() => {}
-        _ = stage.wait_for(|stage| *stage != Stage::Open) => {}
-    }
-}
-
-/// Closes our side and reads on for a moment: to close with unread bytes would send a reset, which can overtake the answer
-/// (RFC 9112 section 9.6).
-async fn linger(mut stream: TcpStream) {
-    let rest = async {
-        stream.shutdown().await?;
-        loop {
-            stream.readable().await?;
-            match discard(&stream) {
-                Ok(0) => return io::Result::Ok(()),
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                _ => {}
-            }
-        }
-    };
-    let _ = timeout(LINGER, rest).await;
-}
-
-/// Reads what there is. Apart from [`linger`], so that the buffer is no part of what every connection keeps.
-fn discard(stream: &TcpStream) -> io::Result<usize> {
-    stream.try_read(&mut [0; 4096])
-}
-
-/// One request; a panic in its handler becomes a 500.
-async fn answer<S>(
-    shared: &Shared<S>,
-    peer: Peer,
-    slot: &Arc<Slot>,
-    mut request: Request<Incoming>,
-) -> Result<Response, Infallible>
-where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
-{
-    if !slot.serve() {
-        // Evicted before the work began; the connection's task is about to end.
-        return std::future::pending().await;
-    }
-    request.extensions_mut().insert(peer);
-    request.extensions_mut().insert(slot.clone());
-    let mut call = pin!(async { shared.service.call(request).await });
-    let response = std::future::poll_fn(|cx| {
-        // The future is not polled again after a panic, and what it shares with other requests is behind their own locks.
-        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))).unwrap_or_else(|_| {
-            tracing::error!("a request handler panicked");
-            Ok(error(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled; the log says why")).into()
-        })
-    });
-    let Ok(mut response) = response.await;
-    // A ring whose members come every half minute would fill the memory with connections that nobody uses again.
-    let crowded = slot.is_crowded() && response.extensions().get::<Waited>().is_none();
-    if crowded || *shared.stage.borrow() != Stage::Open {
-        let _ = response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    slot.wait();
-    Ok(response)
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -23,18 +24,53 @@ pub(super) struct Patient {
     /// Whether bytes have been written that are not flushed yet.
     unflushed: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    /// What is read before anything comes from the socket.
+    ahead: Bytes,
     /// Made only when a write has to wait, which most answers never do.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
     pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, unflushed: Arc::default(), deadline: None, alarm: None }
+        Self { stream, limit, unflushed: Arc::default(), deadline: None, ahead: Bytes::new(), alarm: None }
     }
 
     /// A view of whether an answer is on its way out.
     pub(super) fn unflushed(&self) -> Arc<AtomicBool> {
         self.unflushed.clone()
+    }
+
+    /// Makes `bytes` the next that are read.
+    pub(super) fn read_first(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.ahead = [bytes, &self.ahead].concat().into();
+        }
+    }
+
+    /// Whether there is something to read whatever the client does.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Waits until the client has sent something and keeps it to be read. False where the client has ended the connection.
+    pub(super) async fn read_ahead(&mut self) -> io::Result<bool> {
+        loop {
+            self.stream.readable().await?;
+            // What `readable` says of a new connection is a guess.
+            match read_now(&self.stream) {
+                Ok(bytes) => {
+                    self.ahead = bytes;
+                    return Ok(self.has_read_ahead());
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits until there is something to read from the socket, or its end, and gives what there is. It stays there.
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(buffer).await
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
@@ -56,8 +92,21 @@ impl Patient {
     }
 }
 
+/// Reads what there is, up to the length of most requests. A function of its own, so that the buffer is no part of the future
+/// of a connection.
+fn read_now(stream: &TcpStream) -> io::Result<Bytes> {
+    let mut buffer = [0; 2048];
+    let read = stream.try_read(&mut buffer)?;
+    Ok(Bytes::copy_from_slice(&buffer[..read]))
+}
+
 impl AsyncRead for Patient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.has_read_ahead() {
+            let now = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(now));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

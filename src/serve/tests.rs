@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -40,6 +41,24 @@ fn start(limits: Limits) -> Server {
 }
 
 fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
+    let late_flag = dropped.clone();
+    let late = warp::path!("late" / u64).map(move |milliseconds| {
+        let flag = Flag(late_flag.clone());
+        later(move || async move {
+            sleep(Duration::from_millis(milliseconds)).await;
+            drop(flag);
+            let mut response = "late".into_response();
+            let _ = response.extensions_mut().insert(Waited);
+            response
+        })
+    });
+    let late_large = warp::path!("late-large").map(|| later(|| async { vec![b'y'; 32 << 20].into_response() }));
+    let late_panic = warp::path!("late-panic").map(|| {
+        later(|| async {
+            sleep(Duration::from_millis(1)).await;
+            std::hint::black_box(None::<Response>).expect("a handler that panics late, on purpose")
+        })
+    });
     let ok = warp::path!("ok").and(get()).map(|| "ok");
     let peer = warp::path!("peer").and(warp::ext::optional::<Peer>()).map(|p: Option<Peer>| format!("{p:?}"));
     let slow = warp::path!("slow" / u64).and_then(move |milliseconds| {
@@ -58,7 +77,8 @@ fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
         let _ = response.extensions_mut().insert(Waited);
         response
     });
-    let routes = ok.or(waited).or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
+    let late = late.or(late_large).unify().or(late_panic).unify();
+    let routes = ok.or(late).or(waited).or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
 
     let listener = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
     let address = listener.local_addr().unwrap();
@@ -357,13 +377,158 @@ async fn a_long_poll_outlasts_the_limits_on_what_clients_do() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_its_handler() {
-    let dropped = Arc::new(AtomicBool::new(false));
-    let server = start_watched(limits(), dropped.clone());
-    let client = server.send("GET /slow/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    for path in ["slow", "late"] {
+        let dropped = Arc::new(AtomicBool::new(false));
+        let server = start_watched(limits(), dropped.clone());
+        let client = server.send(&format!("GET /{path}/60000 HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        sleep(Duration::from_millis(100)).await;
+        assert!(!dropped.load(Ordering::SeqCst), "{path}");
+        drop(client);
+        eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_later_is_like_any_other_to_the_client() {
+    let server = start(limits());
+    let mut client = server.connect().await;
+    for (method, path, ends) in [("GET", "/late/50", "late"), ("GET", "/ok", "ok"), ("GET", "/late/0", "late")] {
+        client.write_all(format!("{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let answer = read_until(&mut client, &format!("\r\n\r\n{ends}"), 1).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("connection"), "{answer}");
+        assert!(
+            answer.contains(&format!("content-length: {}\r\n", ends.len())) && answer.contains("date: "),
+            "{answer}"
+        );
+    }
+    client.write_all(b"HEAD /late/10 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = read_until(&mut client, "\r\n\r\n", 1).await;
+    assert!(answer.contains("content-length: 4\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    client.write_all(b"GET /late/10 HTTP/1.1\r\nhost: x\r\nConnection: Close\r\n\r\n").await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nlate"), "the HEAD before it had no body: {answer}");
+    let mut old = server.send("GET /late/10 HTTP/1.0\r\n\r\n").await;
+    assert!(rest(&mut old).await.ends_with("\r\n\r\nlate"));
+    let body = "GET /late/10 HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc";
+    assert!(time_to_close(&server, body).await.0.ends_with("\r\n\r\nlate"), "one with a body");
+}
+
+#[tokio::test]
+async fn requests_sent_behind_one_that_waits_are_answered_after_it_and_in_order() {
+    let server = start(limits());
+    let request = |path: &str| format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let echo = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nconnection: close\r\n\r\necho";
+    let requests = ["ok", "late/100", "ok", "late/100", "late/0", "nowhere"].map(request).concat() + echo;
+    let mut client = server.send(&requests).await;
+    let answers = rest(&mut client).await;
+    let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).collect();
+    let begins = ["ok", "late", "ok", "late", "late", "{\"error", "echo"];
+    assert_eq!(bodies.len(), begins.len(), "{answers}");
+    for (body, begin) in bodies.iter().zip(begins) {
+        assert!(body.starts_with(begin), "{begin} in {answers}");
+    }
+
+    // The same, but while the first waits; the end of what is sent comes in pieces.
+    let mut client = server.send(&request("late/100")).await;
+    sleep(Duration::from_millis(30)).await;
+    client.write_all(b"GET /ok HTT").await.unwrap();
+    sleep(Duration::from_millis(150)).await;
+    client.write_all(b"P/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_until(&mut client, "\r\n\r\nok", 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_still_being_sent_is_not_lost_to_a_request_that_waits_behind_it() {
+    for path in ["large", "late-large"] {
+        let server = start(limits());
+        let requests = format!(
+            "GET /{path} HTTP/1.1\r\nhost: x\r\n\r\nGET /late/10 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        );
+        let mut client = server.send(&requests).await;
+        sleep(Duration::from_millis(50)).await;
+        let answers = rest(&mut client).await;
+        assert!(answers.len() > 32 << 20 && answers.ends_with("\r\n\r\nlate"), "{path}: {}", answers.len());
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_a_handler_that_answers_later_is_a_500() {
+    let server = start(limits());
+    let answer = server.get("/late-panic").await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains(r#"{"error":"#), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_that_wait_are_neither_idle_nor_evicted_and_keep_their_connections() {
+    let server = start(Limits { connections: 8, idle: 1, ..limits() });
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(server.send("GET /late/700 HTTP/1.1\r\nhost: x\r\n\r\n").await);
+    }
     sleep(Duration::from_millis(100)).await;
-    assert!(!dropped.load(Ordering::SeqCst));
-    drop(client);
-    eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+    let mut client = server.send("GET /ok HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let answer = read_until(&mut client, "\r\n\r\nok", 1).await;
+    assert!(!answer.contains("connection: close"), "none is idle: {answer}");
+    // More than may be open at once come and go; those that wait stay.
+    for _ in 0..20 {
+        assert!(server.get("/ok").await.ends_with("ok"));
+        assert!(server.get("/late/5").await.ends_with("late"), "nor are fresh connections turned away");
+        let _idle = server.connect().await;
+    }
+    for client in &mut waiting {
+        for _ in 0..2 {
+            let answer = read_until(client, "\r\n\r\nlate", 1).await;
+            assert!(!answer.contains("connection: close"), "{answer}");
+            client.write_all(b"GET /late/0 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_kept_connections_are_served_like_few_whatever_their_requests_leave_unread() {
+    let server = start(limits());
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        clients.push(server.connect().await);
+    }
+    // A refused body that looks like another request.
+    let hidden = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
+    let unread = format!("POST /ok HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len());
+    let requests = [
+        ("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\necho-1", "echo-1"),
+        ("GET /ok HTTP/1.1\r\nhost: x\r\n\r\n", "\r\n\r\nok"),
+        ("POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n6\r\necho-2\r\n0\r\n\r\n", "echo-2"),
+        (&unread, "this path has only"),
+    ];
+    for client in &mut clients {
+        for (request, answer) in requests {
+            // In two parts, so that a body is often behind its head.
+            let (first, second) = request.split_at(request.len() - 5);
+            client.write_all(first.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+            client.write_all(second.as_bytes()).await.unwrap();
+            let said = read_until(client, answer, 1).await;
+            assert_eq!(said.matches("HTTP/1.1").count(), 1, "{said}");
+        }
+    }
+    for client in &mut clients {
+        // Whoever leaves a body unread may be closed, but gets no answer to what was in it.
+        let _ = client.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let said = rest(client).await;
+        assert!(said.is_empty() || (said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nok")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_answer_came_later_is_closed_when_it_is_silent_for_too_long() {
+    let server = start(Limits { head_time: Duration::from_millis(300), ..limits() });
+    let mut client = server.send("GET /late/50 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut client, "\r\n\r\nlate", 1).await;
+    let start = clock::monotonic();
+    assert_eq!(rest(&mut client).await, "");
+    let took = clock::monotonic() - start;
+    assert!(took >= Duration::from_millis(250) && took < PATIENCE / 2, "{took:?}");
 }
 
 #[tokio::test]
@@ -383,7 +548,7 @@ async fn a_stop_with_nobody_in_flight_is_immediate_and_closes_idle_and_half_sent
 
 #[tokio::test]
 async fn a_stop_hears_who_has_just_connected_and_ends_the_connection_with_the_answer() {
-    for (path, answer) in [("/ok", "ok"), ("/slow/300", "slept")] {
+    for (path, answer) in [("/ok", "ok"), ("/slow/300", "slept"), ("/late/300", "late")] {
         let server = start(Limits { drain: PATIENCE, ..limits() });
         let mut client = server.connect().await;
         // It is accepted, and its request is on the way.
@@ -401,31 +566,35 @@ async fn a_stop_hears_who_has_just_connected_and_ends_the_connection_with_the_an
 
 #[tokio::test]
 async fn a_stop_lets_requests_in_flight_finish_and_accepts_no_others() {
-    let server = start(Limits { drain: PATIENCE, ..limits() });
-    let address = server.address;
-    let mut client = server.send("GET /slow/400 HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    sleep(Duration::from_millis(100)).await;
-    let stopping = tokio::spawn(server.stop());
-    sleep(Duration::from_millis(100)).await;
-    assert!(TcpStream::connect(address).await.is_err(), "still accepting");
-    let answer = rest(&mut client).await;
-    assert!(answer.ends_with("slept") && answer.contains("connection: close"), "{answer}");
-    let (drained, took) = stopping.await.unwrap();
-    assert_eq!(drained, Drained { finished: 1, cut: 0 });
-    assert!(took < PATIENCE / 2, "{took:?}");
+    for (path, body) in [("/slow/400", "slept"), ("/late/400", "late")] {
+        let server = start(Limits { drain: PATIENCE, ..limits() });
+        let address = server.address;
+        let mut client = server.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        sleep(Duration::from_millis(100)).await;
+        let stopping = tokio::spawn(server.stop());
+        sleep(Duration::from_millis(100)).await;
+        assert!(TcpStream::connect(address).await.is_err(), "still accepting");
+        let answer = rest(&mut client).await;
+        assert!(answer.ends_with(body) && answer.contains("connection: close"), "{answer}");
+        let (drained, took) = stopping.await.unwrap();
+        assert_eq!(drained, Drained { finished: 1, cut: 0 }, "{path}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+    }
 }
 
 #[tokio::test]
 async fn what_is_in_flight_after_the_drain_is_cut() {
-    let dropped = Arc::new(AtomicBool::new(false));
-    let server = start_watched(Limits { drain: Duration::from_millis(200), ..limits() }, dropped.clone());
-    let mut client = server.send("GET /slow/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    sleep(Duration::from_millis(100)).await;
-    let (drained, took) = server.stop().await;
-    assert_eq!(drained, Drained { finished: 0, cut: 1 });
-    assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(rest(&mut client).await, "");
-    eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+    for path in ["slow", "late"] {
+        let dropped = Arc::new(AtomicBool::new(false));
+        let server = start_watched(Limits { drain: Duration::from_millis(200), ..limits() }, dropped.clone());
+        let mut client = server.send(&format!("GET /{path}/60000 HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        sleep(Duration::from_millis(100)).await;
+        let (drained, took) = server.stop().await;
+        assert_eq!(drained, Drained { finished: 0, cut: 1 });
+        assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(rest(&mut client).await, "");
+        eventually("the handler to end", || dropped.load(Ordering::SeqCst)).await;
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use netring::clock::monotonic;
 use serde_json::{Value, json};
 
 use self::bare::{Answers, Bare};
-use self::load::{Ask, Job, Load};
+use self::load::{Ask, Follow, Job, Load};
 use crate::Bench;
 use crate::statistics::median;
 use crate::support::daemon::{Daemon, Registry};
@@ -71,7 +71,7 @@ pub fn rows() -> Vec<Row<Bench>> {
         ),
         row(
             "registry-ring-cpu",
-            "registry: 10,000 members heartbeating each 45 s and polling each 30 s, of a core",
+            "registry: 10,000 members heartbeating each 45 s and following by long polls of 30 s, of a core",
             "%",
             most(5.0, 3.0),
             large_ring_cpu,
@@ -169,54 +169,82 @@ fn full(bench: &Bench) -> Figures {
     Figures { detail: format!("{} bytes each; {}", number(bytes as f64), figures.detail), ..figures }
 }
 
-/// What a ring of ten thousand costs the registry and the bare server, as shares of a core and bytes.
+/// A share of a core, and resident memory in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    cpu: f64,
+    resident: u64,
+}
+
+/// What a ring of ten thousand costs the registry and the bare server.
 #[derive(Clone, Copy, Debug)]
 struct LargeRing {
     seconds: f64,
-    ours: (f64, u64),
-    bare: (f64, u64),
+    ours: Cost,
+    /// The same by plain polls, as older members follow the roster.
+    polling: Cost,
+    bare: Cost,
+    /// How many bytes the registry sent each second.
+    bytes: f64,
 }
 
 /// Measured once for two rows.
 fn large_ring(bench: &Bench) -> &'static LargeRing {
     static MEASURED: OnceLock<LargeRing> = OnceLock::new();
     MEASURED.get_or_init(|| {
-        let seconds = if bench.short { 15.0 } else { 60.0 };
+        // At least one turn of all polls.
+        let seconds = if bench.short { 31.0 } else { 60.0 };
         let registry = ring(LARGE, None);
-        let ours = paced(registry.server, || registry.usage(), tag(&registry), seconds);
+        let (ours, bytes) = paced(registry.server, || registry.usage(), tag(&registry), seconds, Follow::LongPoll);
         drop(registry);
-        // The least that can be done: close at once.
+        let registry = ring(LARGE, None);
+        let (polling, _) = paced(registry.server, || registry.usage(), tag(&registry), seconds / 2.0, Follow::Poll);
+        drop(registry);
+        // The least that can be done for plain polls: close at once.
         let bare = Bare::start(Answers { bytes: OK.len(), close: true });
-        let bare = paced(bare.server, || bare.usage(), "\"1\"".into(), seconds / 2.0);
-        LargeRing { seconds, ours, bare }
+        let (bare, _) = paced(bare.server, || bare.usage(), "\"1\"".into(), seconds / 2.0, Follow::Poll);
+        LargeRing { seconds, ours, polling, bare, bytes }
     })
 }
 
-/// The share of a core that a large ring costs, and the memory at its end.
-fn paced(server: SocketAddr, usage: impl Fn() -> Usage, tag: String, seconds: f64) -> (f64, u64) {
+/// What a large ring costs: the share of a core, the memory at its end, and the bytes sent each second.
+fn paced(server: SocketAddr, usage: impl Fn() -> Usage, tag: String, seconds: f64, follow: Follow) -> (Cost, f64) {
+    let mut load = Load::start(server, &Job::Paced { members: LARGE, seconds, tag, follow });
+    if follow == Follow::LongPoll {
+        load.wait_waiting();
+        load.go_on();
+    }
     let (before, began) = (usage(), monotonic());
-    let load = Load::start(server, &Job::Paced { members: LARGE, seconds, tag });
     // Its end is that of the last connection, which the server may close late.
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let (after, took) = (usage(), monotonic() - began);
-    let _ = load.report();
-    ((after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64(), after.resident)
+    let report = load.report();
+    let cpu = (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
+    (Cost { cpu, resident: after.resident }, report.bytes as f64 / seconds)
 }
 
-fn large_ring_detail(LargeRing { seconds, .. }: &LargeRing) -> String {
-    format!("each request on a fresh connection, which the server ends; evenly in time, for {} s", number(*seconds))
+fn large_ring_detail(LargeRing { seconds, polling, bytes, .. }: &LargeRing) -> String {
+    format!(
+        "all of them wait all the time, each hundredth answer is the whole roster, {} MB sent a second; for {} s; members that \
+         poll each 30 s on fresh connections instead: {} % and {} MB",
+        number(bytes / 1e6),
+        number(*seconds),
+        number(polling.cpu * 100.0),
+        number(polling.resident as f64 / 1e6),
+    )
 }
 
 fn large_ring_cpu(bench: &Bench) -> Figures {
     let ring = large_ring(bench);
-    let limit = Side { name: "bare hyper", value: ring.bare.0 * 100.0, unit: "%" };
-    Figures { ours: ring.ours.0 * 100.0, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
+    let limit = Side { name: "bare hyper, plain polls", value: ring.bare.cpu * 100.0, unit: "%" };
+    Figures { ours: ring.ours.cpu * 100.0, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
 }
 
 fn large_ring_memory(bench: &Bench) -> Figures {
     let ring = large_ring(bench);
-    let limit = Side { name: "bare hyper without a roster", value: ring.bare.1 as f64 / 1e6, unit: "MB" };
-    Figures { ours: ring.ours.1 as f64 / 1e6, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
+    let limit =
+        Side { name: "bare hyper without roster and polls", value: ring.bare.resident as f64 / 1e6, unit: "MB" };
+    Figures { ours: ring.ours.resident as f64 / 1e6, detail: large_ring_detail(ring), peer: None, limit: Some(limit) }
 }
 
 fn news(bench: &Bench) -> Figures {

@@ -4,8 +4,10 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::host::vitals::Vitals;
 use crate::registry::store::Answer;
+use crate::registry::store::Mark;
 use crate::registry::store::embedded::EmbeddedStore;
 use crate::wire;
+use crate::wire::Member;
 
 /// The embedded store, which can be taken away, and which counts what it is asked.
 struct Fickle {
@@ -257,23 +259,4 @@ async fn a_ring_of_loopback_and_other_addresses_is_warned_of_when_it_comes_to_be
     directory.deregister(&id(3)).await.unwrap();
     directory.view().await.unwrap();
     assert_eq!(join(5, "2001:db8::1").await, 2);
-}
-
-#[tokio::test]
-async fn the_tag_goes_by_content_and_not_by_heartbeats() {
-    let member = |n: usize, registered_at| {
-        let Candidate { instance_id, location, ip, port } = candidate(n);
-        Member { instance_id, location, ip, port, last_seen: 5, registered_at, status: () }
-    };
-    let mark = |revision| Mark { revision, origin: "".into() };
-    let tag = |revision, members| View::new(mark(revision), members).tag;
-    let one = tag(1, vec![member(1, 5), member(2, 5)]);
-    assert_eq!(
-        one,
-        tag(1, vec![member(2, 5), Member { last_seen: 9, ..member(1, 5) }]),
-        "neither order nor heartbeats"
-    );
-    assert_ne!(one, tag(2, vec![member(1, 5), member(2, 5)]));
-    assert_ne!(one, tag(1, vec![member(1, 5), member(3, 5)]));
-    assert_ne!(one, tag(1, vec![member(1, 6), member(2, 5)]));
 }

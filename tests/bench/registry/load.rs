@@ -43,8 +43,8 @@ pub enum Job {
         /// What is asked.
         ask: Ask,
     },
-    /// Members that heartbeat each 45 seconds and poll each 30, evenly in time, each request on a new connection that is
-    /// left open as members leave theirs: the registry closes it.
+    /// Members that heartbeat each 45 seconds and follow the roster, evenly in time. A heartbeat comes on a new connection that
+    /// is left open as members leave theirs: the registry closes it.
     Paced {
         /// How many members.
         members: usize,
@@ -52,6 +52,8 @@ pub enum Job {
         seconds: f64,
         /// The entity tag they know.
         tag: String,
+        /// How they follow the roster.
+        follow: Follow,
     },
     /// Long polls that wait for one member to join. Says `Waiting` when all of them wait, and goes on at a word.
     Polls {
@@ -62,6 +64,17 @@ pub enum Job {
         /// The number of the member that joins.
         joins: usize,
     },
+}
+
+/// How members follow the roster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follow {
+    /// They ask each 30 seconds, on a new connection each time.
+    Poll,
+    /// They ask with `wait=30` again and again on a kept connection, and now and then for the whole roster, which has the
+    /// times of the last heartbeats: each tenth time, in a ring of more than 1,000 members each `members / 100`th time. Says
+    /// `Waiting` when all of them wait, and goes on at a word.
+    LongPoll,
 }
 
 /// One request, again and again.
@@ -171,7 +184,7 @@ pub fn main() -> ExitCode {
         match job {
             Job::Fill { members } => fill(server, members).await,
             Job::Closed { connections, fresh, seconds, ask } => closed(server, connections, fresh, seconds, ask).await,
-            Job::Paced { members, seconds, tag } => paced(server, members, seconds, &tag).await,
+            Job::Paced { members, seconds, tag, follow } => paced(server, members, seconds, &tag, follow).await,
             Job::Polls { polls, tag, joins } => wait_for_news(server, polls, &tag, joins).await,
         }
     });
@@ -227,15 +240,26 @@ async fn closed(server: SocketAddr, connections: usize, fresh: bool, seconds: f6
     sum(clients.join_all().await)
 }
 
-async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str) -> Report {
+async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str, follow: Follow) -> Report {
     const HEARTBEAT: f64 = 45.0;
     const POLL: f64 = 30.0;
+    let long_polls = match follow {
+        Follow::Poll => Vec::new(),
+        Follow::LongPoll => long_polls(server, members, tag, POLL).await,
+    };
     let begin = monotonic();
     let poll: Rc<[u8]> = poll(tag, "", false).into();
     let mut clients = JoinSet::new();
+    for member in long_polls {
+        clients.spawn_local(member.follow(seconds));
+    }
     let (mut beats, mut polls) = (0_usize, 0_usize);
     loop {
-        let (next_beat, next_poll) = (beats as f64 * HEARTBEAT / members as f64, polls as f64 * POLL / members as f64);
+        let next_beat = beats as f64 * HEARTBEAT / members as f64;
+        let next_poll = match follow {
+            Follow::Poll => polls as f64 * POLL / members as f64,
+            Follow::LongPoll => f64::INFINITY,
+        };
         let due = next_beat.min(next_poll);
         if due > seconds {
             break;
@@ -250,14 +274,67 @@ async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str) -> R
         };
         clients.spawn_local(async move {
             let mut client = Client::open(server).await;
-            client.ask(&request, status).await;
+            let bytes = client.ask(&request, status).await as u64;
             client.wait_closed().await;
+            Report { answers: 1, bytes, ..Report::default() }
         });
-        while let Some(ended) = clients.try_join_next() {
-            ended.expect("no client fails");
+    }
+    sum(clients.join_all().await)
+}
+
+/// A member whose long poll waits.
+struct LongPoll {
+    client: Client,
+    /// How many polls it has made.
+    polls: usize,
+    /// How many polls lie between two in full.
+    distance: usize,
+    request: Rc<[u8]>,
+    full: Rc<[u8]>,
+}
+
+/// Members whose first polls end evenly over the next `wait` seconds.
+async fn long_polls(server: SocketAddr, members: usize, tag: &str, wait: f64) -> Vec<LongPoll> {
+    let distance = (members / 100).max(10);
+    let request: Rc<[u8]> = poll(tag, &format!("?wait={wait}"), false).into();
+    let full: Rc<[u8]> = get("/members", "", false).into();
+    let mut waiting = Vec::with_capacity(members);
+    while waiting.len() < members {
+        let mut opening = JoinSet::new();
+        for n in waiting.len()..members.min(waiting.len() + OPENING) {
+            let first = poll(tag, &format!("?wait={:.3}", wait + n as f64 * wait / members as f64), false);
+            let (request, full) = (Rc::clone(&request), Rc::clone(&full));
+            opening.spawn_local(async move {
+                let mut client = Client::open(server).await;
+                client.send(&first).await;
+                // Evenly too: in each turn as many members ask in full.
+                LongPoll { client, polls: n * distance / members.max(1), distance, request, full }
+            });
+        }
+        waiting.extend(opening.join_all().await);
+    }
+    println!("waiting");
+    std::io::stdin().read_line(&mut String::new()).expect("a word from the row");
+    waiting
+}
+
+impl LongPoll {
+    async fn follow(mut self, seconds: f64) -> Report {
+        let end = monotonic() + Duration::from_secs_f64(seconds);
+        let mut report = Report::default();
+        loop {
+            let answered = tokio::time::timeout_at(end.into(), self.client.answer(304)).await;
+            let Ok(bytes) = answered else { return report };
+            report.answers += 1;
+            report.bytes += bytes as u64;
+            self.polls += 1;
+            if self.polls.is_multiple_of(self.distance) {
+                report.answers += 1;
+                report.bytes += self.client.ask(&self.full, 200).await as u64;
+            }
+            self.client.send(&self.request).await;
         }
     }
-    Report { answers: (beats + polls) as u64, ..Report::default() }
 }
 
 async fn wait_for_news(server: SocketAddr, polls: usize, tag: &str, joins: usize) -> Report {
