@@ -1,5 +1,5 @@
 use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
@@ -443,6 +443,8 @@ async fn a_failure_comes_with_what_was_wrong_with_the_network_and_a_success_does
     let (healthy, address) = listener();
     let answers = std::thread::spawn(move || {
         let (mut stream, _) = healthy.accept().unwrap();
+        let mut request = BufReader::new(&stream).lines();
+        while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
         // Until the prober has closed it.
         let _ = stream.read_to_end(&mut Vec::new());
