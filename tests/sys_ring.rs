@@ -267,7 +267,7 @@ fn a_cable_is_pulled(ring: &Ring) {
         let known = others(ASIA1).map(|to| states(metrics, to)).concat();
         holds(known.is_empty(), known)
     });
-    ring.wait_for_status(ASIA1, "unwell, it cannot probe: ", &format!("; {WELL}, registry away"));
+    ring.wait_for_status(ASIA1, "unwell, it cannot probe ", &format!("; {WELL}, registry away"));
     ring.wait_until_told_once(&marks, ASIA1, events::MEMBER_UNWELL);
     ring.wait_until_told_once(&marks, ASIA1, events::REGISTRY_LOST);
     ring.assert_nobody_blamed(&marks, ASIA1);

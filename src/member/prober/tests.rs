@@ -337,7 +337,7 @@ fn two_hundred_black_holes_do_not_move_the_rhythm_of_the_living() {
 /// What keeps a loop alive that a test drives by itself, and what it tells it.
 struct Reins {
     orders: watch::Sender<Orders>,
-    _turned: mpsc::Sender<Turned>,
+    turned: mpsc::Sender<Turned>,
 }
 
 /// A loop with nothing to do, and who orders it.
@@ -345,12 +345,17 @@ fn idle(settings: Settings, sender: mpsc::Sender<Vec<Report>>) -> (Reins, Loop) 
     let (orders, told) = watch::channel(Orders { plan: Arc::default(), settings: Arc::new(settings) });
     let (turned, turns) = mpsc::channel(TURNED_MAX);
     let work = Loop::new(told, turns, Outbox::new(sender, 100, Arc::default()), Network::default());
-    (Reins { orders, _turned: turned }, work)
+    (Reins { orders, turned }, work)
 }
 
 /// A loop that has these targets and makes nothing of them until it is told to.
 fn with_targets(settings: Settings, targets: Vec<Probing>) -> (Reins, Loop) {
     let (sender, _) = mpsc::channel(1);
+    with_targets_to(settings, targets, sender)
+}
+
+/// The same, with a taker of its reports.
+fn with_targets_to(settings: Settings, targets: Vec<Probing>, sender: mpsc::Sender<Vec<Report>>) -> (Reins, Loop) {
     let (reins, mut work) = idle(settings, sender);
     let me = "self".parse().unwrap();
     let planned = |Probing { id, peer, target }| (id, Planned { phase: Phase::of(&me, &peer, &target.check), target });
@@ -422,7 +427,7 @@ async fn the_limit_is_that_of_the_kind_of_probe_and_of_the_settings_it_began_wit
 }
 
 #[tokio::test]
-async fn a_failure_comes_with_what_was_wrong_with_the_network_and_a_success_does_not() {
+async fn a_failure_comes_with_what_was_wrong_with_the_network_of_this_host() {
     let full = FullListener::new();
     let own: IpAddr = "127.0.0.1".parse().unwrap();
     let (_reins, mut work) = with_targets(settings(ms(50), ms(100)), vec![probing(0, full.address())]);
@@ -432,13 +437,6 @@ async fn a_failure_comes_with_what_was_wrong_with_the_network_and_a_success_does
     assert_eq!(facts_of(&report).network, Some(Fault::NoCarrier { address: own }));
     let Report::Probed { outcome, .. } = report else { panic!("{report:?}") };
     assert_eq!(outcome.result.unwrap_err().reason, Reason::Timeout, "to judge it is the business of others");
-
-    let (_listener, address) = listener();
-    let (_reins, mut work) = with_targets(settings(ms(50), ms(100)), vec![probing(0, address)]);
-    work.network = Network::without_carrier(own, clock::monotonic());
-    start_one(&mut work).await;
-    let report = settle_one(&mut work).await;
-    assert_eq!(facts_of(&report).network, None);
 }
 
 #[tokio::test]
@@ -474,44 +472,85 @@ async fn a_target_that_turned_is_followed_up_where_another_probe_of_its_kind_fit
     }
 }
 
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// The facts of the first probe that is reported.
+fn first_facts(batches: &mut mpsc::Receiver<Vec<Report>>) -> Facts {
+    let deadline = clock::monotonic() + PATIENCE;
+    loop {
+        assert!(clock::monotonic() < deadline, "no report");
+        if let Ok(batch) = batches.try_recv()
+            && let Some(report) = batch.iter().find(|report| matches!(report, Report::Probed { .. }))
+        {
+            return facts_of(report).clone();
+        }
+        std::thread::sleep(ms(1));
+    }
+}
+
 #[test]
 fn a_probe_that_ends_while_the_thread_stands_still_is_reported_with_that_time() {
-    let full = FullListener::new();
+    let (_listener, address) = listener();
     let (sender, mut batches) = mpsc::channel(100);
-    let (reins, mut work) = idle(settings(ms(300), ms(250)), sender);
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    work.probes.spawn_on(
-        async move {
-            while !stopped.load(Ordering::Relaxed) {
-                tokio::time::sleep(ms(1)).await;
-            }
-            std::thread::sleep(ms(600));
-            std::future::pending().await
-        },
-        runtime.handle(),
-    );
-    let phase = Phase::of(&"self".parse().unwrap(), &"peer".parse().unwrap(), &Check::Tcp);
-    let target = probing(0, full.address()).target;
-    reins.orders.send_modify(|orders| {
-        orders.plan = Arc::new(Plan::from_iter([(TargetId(0), Planned { phase, target })]));
-    });
-    let thread = std::thread::spawn(move || work.run(&runtime, || {}));
-    wait_until("a probe is on its way", || connecting_to(full.address()) == 1);
-    stop.store(true, Ordering::Relaxed);
-    let longest = || {
-        let mut longest = Duration::ZERO;
-        while let Ok(batch) = batches.try_recv() {
-            let probed = batch.iter().filter(|report| matches!(report, Report::Probed { .. }));
-            longest = probed.map(|report| facts_of(report).stalled).fold(longest, Duration::max);
-        }
-        longest
+    let (reins, mut work) = with_targets_to(settings(ms(60_000), ms(500)), vec![probing(0, address)], sender);
+    let runtime = runtime();
+    let Some(Event::Start(turn)) = work.schedule.due(work.schedule.next_due().unwrap()) else { panic!("no turn") };
+    let probe = async move {
+        // The thread with it; and when it goes on, this is the first thing it hears of.
+        std::thread::sleep(ms(600));
+        let failure = Failure { reason: Reason::Timeout, detail: "no answer".into() };
+        Probed { turn, lag: ms(0), outcome: Outcome::failed(failure), ended: clock::monotonic(), network: None }
     };
-    let longest = std::cell::RefCell::new(longest);
-    wait_until("it is reported", || (longest.borrow_mut())() >= ms(400));
+    let task = work.probes.spawn_on(probe, runtime.handle());
+    work.in_flight.insert(turn.id, InFlight { turn, task, lost_before: ms(0), limit: ms(500) });
+    let thread = std::thread::spawn(move || work.run(&runtime, || {}));
+    let stalled = first_facts(&mut batches).stalled;
+    assert!(stalled >= ms(600) - WATCHFUL_MAX - GRAIN, "{stalled:?}");
     drop(reins);
     thread.join().unwrap();
+}
+
+#[test]
+fn a_standstill_before_a_probe_does_not_count_whatever_the_thread_hears_of_first_afterwards() {
+    type Tell = fn(&Reins);
+    let hears: [(&str, Tell); 3] = [
+        ("orders", |reins| reins.orders.send_modify(|_| {})),
+        ("a turn", |reins| reins.turned.try_send(Turned { id: TargetId(99), ended: clock::monotonic() }).unwrap()),
+        ("nothing but its alarm", |_| {}),
+    ];
+    let (_listener, address) = listener();
+    for (what, tell) in hears {
+        // The turn comes due early in a standstill of a second, and is still in time at its end.
+        let (reins, mut work, mut batches) = (0..1_000)
+            .find_map(|n| {
+                let (sender, batches) = mpsc::channel(100);
+                let probing = Probing { peer: format!("peer-{n}").parse().unwrap(), ..probing(0, address) };
+                let (reins, work) = with_targets_to(settings(ms(2_400), ms(500)), vec![probing], sender);
+                let due = work.schedule.next_due().unwrap().saturating_duration_since(work.wake);
+                (ms(150)..ms(250)).contains(&due).then_some((reins, work, batches))
+            })
+            .unwrap();
+        let runtime = runtime();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
+        work.probes.spawn_on(
+            async move {
+                stop.store(true, Ordering::Relaxed);
+                std::thread::sleep(ms(1_000));
+                std::future::pending().await
+            },
+            runtime.handle(),
+        );
+        let thread = std::thread::spawn(move || work.run(&runtime, || {}));
+        wait_until("it stands still", || stopped.load(Ordering::Relaxed));
+        tell(&reins);
+        let stalled = first_facts(&mut batches).stalled;
+        assert!(stalled < ms(300), "{what}: {stalled:?}");
+        drop(reins);
+        thread.join().unwrap();
+    }
 }
 
 #[test]
@@ -519,7 +558,7 @@ fn a_standstill_that_ends_with_orders_is_noticed_as_well() {
     let stopped = Arc::new(AtomicBool::new(false));
     let (sender, mut batches) = mpsc::channel(10);
     let (reins, mut work) = idle(settings(ms(1_000), ms(500)), sender);
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     let stop = Arc::clone(&stopped);
     let longer_than_the_thread_sleeps = IDLE_MAX + ms(500);
     work.probes.spawn_on(
