@@ -502,5 +502,5 @@ impl Loop {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

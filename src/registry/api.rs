@@ -1,7 +1,13 @@
-//! The registry's routes.
+//! The registry's HTTP routes.
 //!
-//! Every answer but the page at `/`, the metrics and a 304 is JSON; every refusal is `{"error": ...}` with its own status.
-//! The content type of a POST is not checked, older programs differ in it. `HEAD` works where `GET` does.
+//! All answers are JSON, except the page at `/`, the metrics, and 304 answers, which have no body. Errors are
+//! `{"error": "..."}` with a matching status. The content type of a POST is not checked because older programs send different
+//! ones. Every route that accepts `GET` also accepts `HEAD`.
+//!
+//! **Long polls.** `GET /members?wait=SECONDS` is answered as soon as the roster differs from the entity tag in
+//! `If-None-Match` (without that header: from the roster at the time of the request), and after `wait` seconds at the latest.
+//! The number of requests that may wait is limited. Beyond it the answer is 429 with `Retry-After`, and the client should ask
+//! without `wait`. When the registry stops, it answers all waiting requests at once.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,29 +36,29 @@ use crate::{clock, serve};
 #[cfg(test)]
 mod tests;
 
-/// The longest a poll may ask to wait.
+/// The longest time that a request may ask to wait.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How long a client that is turned away is asked to stay away.
+/// The `Retry-After` of requests that are rejected for now.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The known routes, as the metrics name them.
+/// The routes, as values of the label `route`.
 const ROUTES: [&str; 8] =
     ["/", "/register", "/heartbeat", "/deregister", "/members", "/health", "/metrics", "/prometheus/targets"];
 
 const PAGE: &str = "\
-netring registry: knows who is in the ring.
+netring registry: keeps the list of members of the ring.
 
-GET  /members             the live members (ETag, If-None-Match, ?wait=SECONDS up to 60)
-GET  /health              whether registrations are taken
-GET  /metrics             the registry's own figures for Prometheus
-GET  /prometheus/targets  the members for Prometheus's HTTP service discovery
-POST /register            {\"instance_id\"?, \"location\", \"ip\", \"port\"}
-POST /heartbeat           {\"instance_id\"}
-POST /deregister          {\"instance_id\"}
+GET  /members             list the live members (supports ETag, If-None-Match and ?wait=SECONDS up to 60)
+GET  /health              status: 200 if the registry accepts registrations, otherwise 503
+GET  /metrics             metrics of the registry in Prometheus format
+GET  /prometheus/targets  list the members as targets for Prometheus HTTP service discovery
+POST /register            add or update a member: {\"instance_id\"?, \"location\", \"ip\", \"port\"}
+POST /heartbeat           renew the lease of a member: {\"instance_id\"}
+POST /deregister          remove a member: {\"instance_id\"}
 ";
 
-/// What the routes work on.
+/// The state shared by all routes.
 pub struct Api {
     directory: Arc<Directory>,
     exporter: Arc<Exporter>,
@@ -62,7 +68,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// Routes over `directory` that let `polls` requests wait at once, and none once `stopping` holds true.
+    /// Serves the roster of `directory`. At most `polls` requests may wait at the same time; all are answered when `stopping`
+    /// becomes true.
     #[must_use]
     pub fn new(
         directory: Arc<Directory>,
@@ -75,17 +82,17 @@ impl Api {
         Self { directory, exporter, allowed_networks: RwLock::new(allowed_networks), polls, stopping }
     }
 
-    /// From now on takes registrations from these networks only; from any where there is none.
+    /// Accepts registrations only with addresses in these networks from now on. An empty list accepts all.
     pub fn set_allowed_networks(&self, networks: Vec<IpNet>) {
         *self.allowed_networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
     }
 
     async fn register(&self, peer: Option<serve::Peer>, body: &[u8]) -> Result<Response, Response> {
         let registration = Registration::from_json(body).map_err(|e| bad_request(&e))?;
-        check_reach(&registration, peer).map_err(|e| bad_request(&e))?;
+        check_loopback(&registration, peer).map_err(|e| bad_request(&e))?;
         self.check_network(&registration).map_err(|e| bad_request(&e))?;
         let candidate = Candidate::from_registration(registration);
-        let admission = self.directory.register(candidate.clone()).await.map_err(|e| refusal(&e))?;
+        let admission = self.directory.register(candidate.clone()).await.map_err(|e| store_error(&e))?;
         let Candidate { instance_id, location, ip, port } = candidate;
         match admission {
             Admission::Joined => {
@@ -111,16 +118,16 @@ impl Api {
 
     async fn heartbeat(&self, body: &[u8]) -> Result<Response, Response> {
         let Identification { instance_id } = Identification::from_json(body).map_err(|e| bad_request(&e))?;
-        if self.directory.heartbeat(&instance_id).await.map_err(|e| refusal(&e))? {
+        if self.directory.heartbeat(&instance_id).await.map_err(|e| store_error(&e))? {
             return Ok(ok(&json!({ "status": "ok" })));
         }
-        let text = format!("instance_id: no member {instance_id} in the ring; register first");
+        let text = format!("instance_id: {instance_id} is not registered; register first");
         Err(serve::error(StatusCode::NOT_FOUND, text))
     }
 
     async fn deregister(&self, body: &[u8]) -> Result<Response, Response> {
         let Identification { instance_id } = Identification::from_json(body).map_err(|e| bad_request(&e))?;
-        if self.directory.deregister(&instance_id).await.map_err(|e| refusal(&e))? {
+        if self.directory.deregister(&instance_id).await.map_err(|e| store_error(&e))? {
             tracing::info!(instance = %instance_id, "member left the ring: it deregistered");
         }
         Ok(ok(&json!({ "status": "deregistered" })))
@@ -149,20 +156,20 @@ impl Api {
             let mut stopping = api.stopping.clone();
             tokio::select! {
                 () = api.directory.wait_for(limit, |view| view.tag != tag) => {}
-                // Also where nobody is left who could say so.
+                // An error means that the sender is gone: the registry is stopping as well.
                 _ = stopping.wait_for(|stopping| *stopping) => {}
             }
             drop((place, waiting));
             let response = match api.view().await {
                 Ok(view) => waited(api.roster(&view, conditional && view.tag == tag).await),
-                Err(refused) => refused,
+                Err(error) => error,
             };
             api.exporter.request("/members", response.status().as_u16(), None);
             response
         }))
     }
 
-    /// The answer to a client that wants `view`, or has it already.
+    /// Formats `view`, or a 304 if the client has it already.
     async fn roster(&self, view: &View, unchanged: bool) -> Response {
         let mut response = if unchanged {
             let mut response = Response::default();
@@ -182,14 +189,14 @@ impl Api {
 
     async fn health(&self) -> Result<Response, Response> {
         let view = self.directory.view().await;
-        let trouble = self.directory.trouble();
+        let problem = self.directory.problem();
         let health = Health {
-            status: if trouble.is_none() { "healthy" } else { "unhealthy" },
+            status: if problem.is_none() { "healthy" } else { "unhealthy" },
             members_count: view.map_or(0, |view| view.members.len()),
             store: self.directory.store_name(),
             timestamp: clock::wall().epoch_seconds_f64(),
             version: env!("CARGO_PKG_VERSION"),
-            reason: trouble,
+            reason: problem,
         };
         let mut response = ok(&health);
         if health.reason.is_some() {
@@ -224,7 +231,7 @@ impl Api {
     }
 
     async fn view(&self) -> Result<Arc<View>, Response> {
-        self.directory.view().await.map_err(|e| refusal(&e))
+        self.directory.view().await.map_err(|e| store_error(&e))
     }
 }
 
@@ -240,7 +247,7 @@ struct Health {
     reason: Option<String>,
 }
 
-/// All routes, counted and timed; requests with a body are read within `limits`.
+/// All routes, with metrics. Request bodies are limited by `limits`.
 pub fn routes(
     api: &Arc<Api>,
     limits: &serve::Limits,
@@ -250,7 +257,7 @@ pub fn routes(
     warp::any().map(clock::monotonic).and(warp::path::full()).and(answered).map(
         move |began, path: FullPath, response: Response| {
             if serve::is_later(&response) {
-                // Whoever lets a request wait counts it when it is answered.
+                // Counted when it is answered.
                 return response;
             }
             let route = ROUTES.into_iter().find(|route| *route == path.as_str()).unwrap_or("other");
@@ -307,7 +314,7 @@ fn with(api: &Arc<Api>) -> impl Filter<Extract = (Arc<Api>,), Error = Infallible
     warp::any().map(move || Arc::clone(&api))
 }
 
-/// The answer to a client that asked to wait. It comes back at once.
+/// Marks the answer to a request that was allowed to wait: the client sends the next one at once.
 fn waited(mut response: Response) -> Response {
     let _ = response.extensions_mut().insert(serve::Waited);
     response
@@ -327,16 +334,15 @@ fn json_response(body: Bytes) -> Response {
     response
 }
 
-/// A loopback address says something on the host it comes from only: elsewhere each member would probe itself under it, and
-/// see it up for ever.
-fn check_reach(registration: &Registration, peer: Option<serve::Peer>) -> Result<(), FieldError> {
+/// Rejects a loopback address from another host. Every member that probed it would reach itself and report the peer as up.
+fn check_loopback(registration: &Registration, peer: Option<serve::Peer>) -> Result<(), FieldError> {
     let Registration { ip, .. } = registration;
     if !ip.is_loopback() || peer.is_none_or(|peer| peer.address.ip().is_loopback()) {
         return Ok(());
     }
     let problem = format!(
-        "a loopback address can be reached from its own host alone; expected one at which the other members reach this one \
-         (member.server.advertise_ip), got {ip}"
+        "a loopback address can only be reached from its own host; expected an address at which other members can reach this \
+         member (set member.server.advertise_ip), got {ip}"
     );
     Err(FieldError { field: "ip", problem })
 }
@@ -345,19 +351,19 @@ fn bad_request(e: &FieldError) -> Response {
     serve::error(StatusCode::BAD_REQUEST, e.to_string())
 }
 
-fn refusal(e: &StoreError) -> Response {
+fn store_error(e: &StoreError) -> Response {
     let status = match e {
         StoreError::Full(_) => StatusCode::TOO_MANY_REQUESTS,
         StoreError::Unreachable(_)
         | StoreError::Timeout(_)
-        | StoreError::Refused(_)
-        | StoreError::Senseless(_)
+        | StoreError::Failed(_)
+        | StoreError::UnexpectedReply(_)
         | StoreError::Unwritable(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     serve::retry_after(serve::error(status, e.to_string()), RETRY_AFTER)
 }
 
-/// How long the query asks to wait; `None` where not at all.
+/// How long the query asks to wait; `None` if it does not.
 fn wait(query: &[(String, String)]) -> Result<Option<Duration>, FieldError> {
     let Some((_, text)) = query.iter().find(|(name, _)| name == "wait") else { return Ok(None) };
     let seconds = text.parse().ok().filter(|seconds| (0.0..=WAIT_MAX.as_secs_f64()).contains(seconds));
@@ -367,7 +373,7 @@ fn wait(query: &[(String, String)]) -> Result<Option<Duration>, FieldError> {
     Ok(Some(Duration::from_secs_f64(seconds)).filter(|limit| !limit.is_zero()))
 }
 
-/// Whether `If-None-Match: known` names `tag`; by weak comparison (RFC 9110 section 8.8.3.2).
+/// Whether `If-None-Match: known` contains `tag`, by weak comparison (RFC 9110 section 8.8.3.2).
 fn knows(known: &str, tag: &str) -> bool {
     known.split(',').map(str::trim).any(|one| {
         let one = one.strip_prefix("W/").unwrap_or(one);

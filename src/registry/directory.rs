@@ -1,13 +1,13 @@
-//! The roster as the registry serves it, and how it is kept in step with the store.
+//! The roster that the registry serves, kept up to date with the store.
 //!
-//! What clients read is an immutable [`View`], so that a poll costs no round trip and ten thousand polls share one. A task
-//! ([`Directory::run`]) asks the store once a second, at the end of the first lease, and a moment after each local change.
-//! A reader never gets a view that is behind a change acknowledged here, nor one in which a lease could have ended
-//! meanwhile: then one of the readers asks the store and the others wait for it.
+//! Clients read an immutable [`View`], so a poll needs no round trip to the store, and ten thousand polls share one view. A
+//! task ([`Directory::run`]) queries the store once a second, when the first lease can expire, and shortly after each change
+//! made through this registry. A reader never gets a view that misses a change acknowledged by this registry, or one in which
+//! a lease may have expired. In both cases one reader queries the store first and the other readers wait for the result.
 //!
-//! **While the store is away** the last view is served and its age told; registrations and heartbeats are turned away at
-//! once, without asking; the task's next question is the only one, and its first answer ends the outage. An outage is logged
-//! when it begins and when it ends.
+//! **While the store is unavailable** the last view is served with its age, and registrations and heartbeats are rejected
+//! immediately, without a query. Only the task keeps querying; its first successful query ends the outage. The beginning and
+//! the end of an outage are logged.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,41 +30,41 @@ use crate::wire::InstanceId;
 #[cfg(test)]
 mod tests;
 
-/// How often the store is asked when nothing happens.
+/// How often the store is queried when nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long changes are gathered before the store is asked what they made of the roster.
+/// How long the task waits after a change before it queries the store, so that several changes need one query.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The store's keeper and everyone's source of the roster.
+/// Owns the store and serves the roster.
 pub struct Directory {
     store: Arc<dyn Store>,
     exporter: Arc<Exporter>,
     view: watch::Sender<Option<Arc<View>>>,
-    standing: Mutex<Standing>,
-    /// Counts the changes acknowledged here.
+    state: Mutex<StoreState>,
+    /// The number of changes acknowledged by this registry.
     changes: AtomicU64,
     wake: Notify,
-    /// One question to the store about the roster at a time.
+    /// Held while the store is queried for the roster: one query at a time.
     asking: tokio::sync::Mutex<()>,
     listing: Listing,
 }
 
-/// How we stand with the store.
+/// What is known about the store.
 #[derive(Default)]
-struct Standing {
-    /// When it last answered.
+struct StoreState {
+    /// When the store last answered.
     contact: Option<Instant>,
-    /// The number of [`Directory::changes`] that the view shows.
-    shown: u64,
-    /// When a lease of the view could end.
-    first_end: Option<Instant>,
+    /// How many of [`Directory::changes`] the view contains.
+    changes_seen: u64,
+    /// When the first lease of the view can expire.
+    next_expiry: Option<Instant>,
     outage: Option<Outage>,
-    /// Why registrations are turned away though the store answers, and since when.
-    impaired: Option<(String, Instant)>,
+    /// Why the store cannot save registrations although it answers, and since when.
+    write_error: Option<(String, Instant)>,
     unusable: usize,
-    /// Whether the ring has members with loopback addresses and others.
-    mixed: bool,
+    /// Whether some members have loopback addresses and others do not.
+    mixed_loopback: bool,
 }
 
 struct Outage {
@@ -74,14 +74,14 @@ struct Outage {
 }
 
 impl Directory {
-    /// A directory that has not asked its store yet.
+    /// A directory that has not queried its store yet.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, exporter: Arc<Exporter>) -> Self {
         Self {
             store,
             exporter,
             view: watch::Sender::new(None),
-            standing: Mutex::default(),
+            state: Mutex::default(),
             changes: AtomicU64::new(0),
             wake: Notify::new(),
             asking: tokio::sync::Mutex::new(()),
@@ -89,8 +89,8 @@ impl Directory {
         }
     }
 
-    /// Keeps the view in step with the store, until dropped. Marks `pulse` on every turn, whatever the store answers; a turn
-    /// waits for the store twice at most, once for the answer to a reader's question and once for its own.
+    /// Keeps the view up to date until dropped. Marks `pulse` in every iteration, whatever the store answers. An iteration waits
+    /// for the store at most twice: once for a query that a reader has started, and once for its own.
     pub async fn run(&self, pulse: Option<Pulse>) {
         let mark = || {
             if let Some(pulse) = &pulse {
@@ -100,11 +100,11 @@ impl Directory {
         loop {
             let next_tick = clock::monotonic() + TICK;
             mark();
-            self.ask().await;
+            self.query().await;
             while let Some(pause) = next_tick.checked_duration_since(clock::monotonic()) {
                 mark();
                 tokio::select! {
-                    () = sleep(pause.min(self.until_first_end().unwrap_or(pause))) => {}
+                    () = sleep(pause.min(self.until_next_expiry().unwrap_or(pause))) => {}
                     () = self.wake.notified() => sleep(GATHER).await,
                 }
                 self.catch_up().await;
@@ -118,104 +118,104 @@ impl Directory {
         self.store.name()
     }
 
-    /// Hands new limits to the store.
+    /// Passes new limits to the store.
     pub fn set_limits(&self, limits: Limits) {
         self.store.set_limits(limits);
     }
 
-    /// Lets the store write down what it holds; nothing works afterwards.
+    /// Lets the store write its last snapshot and closes it.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where it could not.
+    /// [`StoreError`] if it cannot be written.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.store.close().await
     }
 
-    /// Puts a member on the roster.
+    /// Registers a member.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; at once while the store is away.
+    /// [`StoreError`]; immediately while the store is unavailable.
     pub async fn register(&self, candidate: Candidate) -> Result<Admission, StoreError> {
-        let admission = self.through("register", || self.store.register(candidate)).await?;
+        let admission = self.on_store("register", || self.store.register(candidate)).await?;
         if admission != Admission::Renewed {
             self.changed();
         }
         Ok(admission)
     }
 
-    /// Renews a lease; false where there is none.
+    /// Renews a lease. False if there is none.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; at once while the store is away.
+    /// [`StoreError`]; immediately while the store is unavailable.
     pub async fn heartbeat(&self, id: &InstanceId) -> Result<bool, StoreError> {
-        self.through("heartbeat", || self.store.heartbeat(id)).await
+        self.on_store("heartbeat", || self.store.heartbeat(id)).await
     }
 
-    /// Takes a member from the roster; false where it was not on it.
+    /// Removes a member from the roster. False if it was not on it.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; at once while the store is away.
+    /// [`StoreError`]; immediately while the store is unavailable.
     pub async fn deregister(&self, id: &InstanceId) -> Result<bool, StoreError> {
-        let left = self.through("deregister", || self.store.deregister(id)).await?;
+        let left = self.on_store("deregister", || self.store.deregister(id)).await?;
         if left {
             self.changed();
         }
         Ok(left)
     }
 
-    /// The roster as it is now, or as it was when the store was last heard of.
+    /// The current roster, or the last known one while the store is unavailable.
     ///
     /// # Errors
     ///
-    /// Why the store is away, where it has not been heard of at all: nothing known is not "nobody".
+    /// [`StoreError`] if the store has not answered since the start. An unknown roster is not an empty one.
     pub async fn view(&self) -> Result<Arc<View>, StoreError> {
         self.catch_up().await;
-        match (self.latest(), &self.standing().outage) {
+        match (self.latest(), &self.state().outage) {
             (Some(view), _) => Ok(view),
             (None, Some(outage)) => Err(outage.cause.clone()),
-            (None, None) => Err(StoreError::Unreachable("it has not been asked yet".into())),
+            (None, None) => Err(StoreError::Unreachable("it has not been queried yet".into())),
         }
     }
 
-    /// The last view, without asking anyone.
+    /// The last view, without a query.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<View>> {
         self.view.borrow().clone()
     }
 
-    /// Waits until there is a view for which `is_news` holds, `limit` at most.
+    /// Waits until `is_news` is true for the view, for `limit` at most.
     pub async fn wait_for(&self, limit: Duration, is_news: impl Fn(&View) -> bool) {
         let mut views = self.view.subscribe();
-        // Over after `limit`; the sender lives as long as we do. Either way the caller looks at what there is.
+        // The result does not matter: the caller looks at the view in any case.
         let _ = timeout(limit, views.wait_for(|view| view.as_ref().is_some_and(|view| is_news(view)))).await;
     }
 
-    /// How long ago the store was last heard of, while it is away.
+    /// The time since the store last answered, while it is unavailable.
     #[must_use]
     pub fn stale(&self) -> Option<Duration> {
-        let standing = self.standing();
-        let since = standing.contact.or(standing.outage.as_ref().map(|outage| outage.since))?;
-        standing.outage.as_ref().map(|_| clock::monotonic().saturating_duration_since(since))
+        let state = self.state();
+        let since = state.contact.or(state.outage.as_ref().map(|outage| outage.since))?;
+        state.outage.as_ref().map(|_| clock::monotonic().saturating_duration_since(since))
     }
 
-    /// Why registrations are turned away at the moment.
+    /// Why registrations are currently rejected; `None` if they are accepted.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        let standing = self.standing();
-        standing
+    pub fn problem(&self) -> Option<String> {
+        let state = self.state();
+        state
             .outage
             .as_ref()
             .map(|outage| outage.cause.to_string())
-            .or_else(|| standing.impaired.as_ref().map(|(reason, _)| reason.clone()))
+            .or_else(|| state.write_error.as_ref().map(|(reason, _)| reason.clone()))
     }
 
     /// The body of `GET /members` for `view`, with each member's last heartbeat; made at most once a second.
     pub async fn listing(&self, view: &View) -> Bytes {
-        let ask = async { self.through("last_seen", || self.store.last_seen(&view.members)).await.ok() };
+        let ask = async { self.on_store("last_seen", || self.store.last_seen(&view.members)).await.ok() };
         self.listing.body(view, clock::wall().epoch_seconds(), ask).await
     }
 
@@ -224,13 +224,13 @@ impl Directory {
         self.wake.notify_one();
     }
 
-    /// Does one operation on the store unless it is away, and notes how that went.
-    async fn through<'a, T>(
+    /// Runs one operation on the store, unless it is unavailable, and records an outage if it fails.
+    async fn on_store<'a, T>(
         &self,
         operation: &'static str,
         ask: impl FnOnce() -> super::store::Answer<'a, T>,
     ) -> Result<T, StoreError> {
-        if let Some(outage) = &self.standing().outage {
+        if let Some(outage) = &self.state().outage {
             return Err(outage.cause.clone());
         }
         let answer = self.timed(operation, ask()).await;
@@ -250,52 +250,53 @@ impl Directory {
         answer
     }
 
-    /// Asks the store unless the view is good, or the store away.
+    /// Queries the store if the view is outdated and the store is available.
     async fn catch_up(&self) {
-        if !self.is_behind() {
+        if !self.is_outdated() {
             return;
         }
         let asking = self.asking.lock().await;
-        if self.is_behind() {
-            self.ask_alone(&asking).await;
+        if self.is_outdated() {
+            self.query_alone(&asking).await;
         }
     }
 
-    /// The time to the end of a lease; none while the store is away and nobody can say whether it has been renewed.
-    fn until_first_end(&self) -> Option<Duration> {
-        let standing = self.standing();
-        let end = standing.first_end.filter(|_| standing.outage.is_none())?;
+    /// The time until the first lease can expire. `None` while the store is unavailable, because a lease may have been renewed
+    /// through another registry.
+    fn until_next_expiry(&self) -> Option<Duration> {
+        let state = self.state();
+        let end = state.next_expiry.filter(|_| state.outage.is_none())?;
         Some(end.saturating_duration_since(clock::monotonic()).max(GATHER))
     }
 
-    fn is_behind(&self) -> bool {
-        let standing = self.standing();
-        let over = standing.first_end.is_some_and(|end| end <= clock::monotonic());
-        let unseen = standing.contact.is_none() || standing.shown < self.changes.load(Ordering::SeqCst);
-        standing.outage.is_none() && (over || unseen)
+    fn is_outdated(&self) -> bool {
+        let state = self.state();
+        let expired = state.next_expiry.is_some_and(|end| end <= clock::monotonic());
+        let unseen = state.contact.is_none() || state.changes_seen < self.changes.load(Ordering::SeqCst);
+        state.outage.is_none() && (expired || unseen)
     }
 
-    async fn ask(&self) {
+    async fn query(&self) {
         let asking = self.asking.lock().await;
-        self.ask_alone(&asking).await;
+        self.query_alone(&asking).await;
     }
 
-    async fn ask_alone(&self, _asking: &tokio::sync::MutexGuard<'_, ()>) {
-        // Both read before the question: what happens while it is under way counts as not yet seen.
+    async fn query_alone(&self, _asking: &tokio::sync::MutexGuard<'_, ()>) {
+        // Both are read before the query: a change during the query counts as not yet seen.
         let (changes, asked) = (self.changes.load(Ordering::SeqCst), clock::monotonic());
         let known = self.latest();
         match self.timed("follow", self.store.follow(known.as_ref().map(|view| view.mark()))).await {
-            Ok(followed) => self.take_in(followed, changes, asked),
+            Ok(followed) => self.apply(followed, changes, asked),
             Err(e) => self.note_outage(&e),
         }
     }
 
-    fn take_in(&self, followed: Followed, changes: u64, asked: Instant) {
-        let Followed { mark, roster, next_expiry, expired, unusable, impaired } = followed;
+    fn apply(&self, followed: Followed, changes: u64, asked: Instant) {
+        let Followed { mark, roster, next_expiry, expired, unusable, write_error } = followed;
         let before = self.latest();
         if let Some(members) = roster {
             let view = View::new(mark, members);
-            self.note_reach(&view);
+            self.warn_about_loopback(&view);
             self.view.send_replace(Some(Arc::new(view)));
         }
         self.exporter.expired(expired.len());
@@ -308,57 +309,62 @@ impl Directory {
             );
         }
         let store = self.store.name();
-        let mut standing = self.standing();
-        standing.contact = Some(clock::monotonic());
-        standing.shown = standing.shown.max(changes);
-        standing.first_end = next_expiry.map(|left| asked + left);
-        if let Some(Outage { since, failures, .. }) = standing.outage.take() {
+        let mut state = self.state();
+        state.contact = Some(clock::monotonic());
+        state.changes_seen = state.changes_seen.max(changes);
+        state.next_expiry = next_expiry.map(|left| asked + left);
+        if let Some(Outage { since, failures, .. }) = state.outage.take() {
             tracing::info!(
                 event = events::STORE_BACK,
                 store,
                 lasted = since_then(since),
                 failures,
-                "the store is back"
+                "the store is available again"
             );
         }
-        let impaired_before = standing.impaired.take();
-        match (&impaired_before, &impaired) {
+        let error_before = state.write_error.take();
+        match (&error_before, &write_error) {
             (None, Some(reason)) => {
-                tracing::warn!(event = events::STORE_LOST, store, reason, "registrations are turned away");
+                tracing::warn!(
+                    event = events::STORE_LOST,
+                    store,
+                    reason,
+                    "the store cannot save registrations, rejecting them"
+                );
             }
             (Some((_, since)), None) => {
                 let lasted = since_then(*since);
-                tracing::info!(event = events::STORE_BACK, store, lasted, "registrations are taken again");
+                tracing::info!(event = events::STORE_BACK, store, lasted, "the store can save registrations again");
             }
             _ => {}
         }
-        let since = impaired_before.map_or_else(clock::monotonic, |(_, since)| since);
-        standing.impaired = impaired.map(|reason| (reason, since));
-        if unusable > standing.unusable {
-            tracing::warn!(entries = unusable, "left out entries of other programs that make no sense");
+        let since = error_before.map_or_else(clock::monotonic, |(_, since)| since);
+        state.write_error = write_error.map(|reason| (reason, since));
+        if unusable > state.unusable {
+            tracing::warn!(entries = unusable, "skipping invalid entries that other programs wrote to the store");
         }
-        standing.unusable = unusable;
-        self.exporter.store_up(standing.impaired.is_none());
+        state.unusable = unusable;
+        self.exporter.store_up(state.write_error.is_none());
         self.exporter.unusable(unusable);
     }
 
-    /// Says when members on this host and members elsewhere come together, who cannot reach each other.
-    fn note_reach(&self, view: &View) {
-        let out_of_reach = view.out_of_reach();
-        let before = std::mem::replace(&mut self.standing().mixed, out_of_reach.is_some());
-        if let (false, Some(member)) = (before, out_of_reach) {
+    /// Logs a warning when the ring begins to have both members with loopback addresses and others, which cannot reach the former.
+    fn warn_about_loopback(&self, view: &View) {
+        let unreachable = view.unreachable_loopback();
+        let before = std::mem::replace(&mut self.state().mixed_loopback, unreachable.is_some());
+        if let (false, Some(member)) = (before, unreachable) {
             tracing::warn!(
                 instance = %member.instance_id, location = %member.location, ip = %member.ip,
-                "members registered with a loopback address cannot be reached from elsewhere, and there are others in the \
-                 ring; set their member.server.advertise_ip, or a registry.url that names this host's address"
+                "a member is registered with a loopback address, and members on other hosts cannot reach it; set its \
+                 member.server.advertise_ip, or a registry.url with an address of this host that is not loopback"
             );
         }
     }
 
     fn note_outage(&self, cause: &StoreError) {
         self.exporter.store_up(false);
-        let mut standing = self.standing();
-        match &mut standing.outage {
+        let mut state = self.state();
+        match &mut state.outage {
             Some(outage) => {
                 outage.failures += 1;
                 outage.cause = cause.clone();
@@ -366,20 +372,20 @@ impl Directory {
             None => {
                 tracing::warn!(
                     event = events::STORE_LOST, store = self.store.name(), reason = %cause,
-                    "the store is lost: the roster is served as it was last known"
+                    "the store is unavailable, serving the last known roster"
                 );
                 let since = clock::monotonic();
-                standing.outage = Some(Outage { cause: cause.clone(), since, failures: 1 });
+                state.outage = Some(Outage { cause: cause.clone(), since, failures: 1 });
             }
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, StoreState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long ago a moment was, for a log line.
+/// The time since `moment`, for log messages.
 fn since_then(moment: Instant) -> String {
     format!("{} s", clock::monotonic().saturating_duration_since(moment).as_secs())
 }

@@ -1,7 +1,7 @@
-//! The registry's own figures, in Prometheus's text format.
+//! The registry's metrics, in the Prometheus text format.
 //!
-//! What the registry counts as it goes stands in families of the `prometheus` crate; members and revision are taken from
-//! the view when someone asks, so that the series of a location goes with its last member.
+//! Counters, gauges and histograms that change with events are families of the `prometheus` crate. Members and revision are
+//! computed from the view at each scrape, so that the series of a location disappears with its last member.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use prometheus::{
 use super::view::View;
 use crate::host::reload::Reloads;
 
-/// Seconds; a request to the embedded store takes far less than a millisecond, a Redis a few.
+/// Bucket bounds in seconds. A request to the embedded store takes far less than a millisecond, one to Redis a few.
 const BUCKETS: [f64; 7] = [0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0];
 
 /// The registry's metric families.
@@ -32,56 +32,56 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// All families, at zero; those of the configuration from `reloads`.
+    /// All families, at zero. The metrics about the configuration come from `reloads`.
     #[must_use]
     pub fn new(reloads: Reloads) -> Self {
-        let gauge = |name, help| IntGauge::new(name, help).expect("names and texts below are valid");
+        let gauge = |name, help| IntGauge::new(name, help).expect("valid name and help");
         let histogram = |name: &str, help: &str, labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            HistogramVec::new(opts, labels).expect("names and texts below are valid")
+            HistogramVec::new(opts, labels).expect("valid name and help")
         };
-        let members = Opts::new("netring_registry_members", "Number of live members on the roster, at each location.");
+        let members = Opts::new("netring_registry_members", "Number of live members on the roster, by location.");
         let requests = Opts::new(
             "netring_registry_requests_total",
-            "Number of HTTP requests answered, by route (other: no route of the registry) and status code.",
+            "Number of HTTP requests answered, by route (\"other\" for unknown paths) and status code.",
         );
         let expirations = IntCounter::new(
             "netring_registry_expirations_total",
-            "Number of leases that this registry saw end because no heartbeat came in time.",
+            "Number of leases that this registry ended because no heartbeat arrived within member_ttl.",
         );
-        let build = Opts::new("netring_build_info", "Always 1; the label says which version of netring runs.");
-        let build = IntGaugeVec::new(build, &["version"]).expect("names and texts below are valid");
+        let build = Opts::new("netring_build_info", "Always 1. The label is the running version of netring.");
+        let build = IntGaugeVec::new(build, &["version"]).expect("valid name and help");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let exporter = Self {
             registry: Registry::new(),
-            members: Mutex::new(IntGaugeVec::new(members, &["location"]).expect("the texts above are valid")),
+            members: Mutex::new(IntGaugeVec::new(members, &["location"]).expect("valid name and help")),
             revision: gauge(
                 "netring_registry_revision",
-                "Number of joins, leaves and moves that led to the roster as it is served; starts again where a store lost its memory.",
+                "Revision of the roster that is being served: the number of joins, leaves and address changes. Starts again if the store loses its data.",
             ),
-            requests: IntCounterVec::new(requests, &["route", "status"]).expect("the texts above are valid"),
+            requests: IntCounterVec::new(requests, &["route", "status"]).expect("valid name and help"),
             request_duration: histogram(
                 "netring_registry_request_duration_seconds",
-                "Time from the head of a request to the head of its answer, in seconds, by route; requests that are allowed to wait are left out.",
+                "Time from the head of a request to the head of its answer in seconds, by route, without requests that are allowed to wait.",
                 &["route"],
             ),
             polls_waiting: gauge(
                 "netring_registry_polls_waiting",
-                "Number of requests that wait for the roster to change at the moment.",
+                "Number of requests that are currently waiting for the roster to change.",
             ),
             store_operation_duration: histogram(
                 "netring_registry_store_operation_duration_seconds",
-                "Time the store took for one operation, failed ones included, in seconds.",
+                "Duration of one store operation in seconds, by operation, including failed ones.",
                 &["operation"],
             ),
             store_up: gauge(
                 "netring_registry_store_up",
-                "Whether the store takes registrations at the moment: 1 if so, 0 if not.",
+                "Whether the store currently accepts registrations (1) or not (0).",
             ),
-            expirations: expirations.expect("the texts above are valid"),
+            expirations: expirations.expect("valid name and help"),
             unusable: gauge(
                 "netring_registry_foreign_entries_skipped",
-                "Number of entries of other programs in the store that make no sense and are left out at the moment.",
+                "Number of invalid entries in the store, written by other programs, that are currently skipped.",
             ),
         };
         exporter.register_all(build, reloads);
@@ -105,11 +105,11 @@ impl Exporter {
             Box::new(ProcessCollector::for_self()),
         ];
         for family in families {
-            self.registry.register(family).expect("no name stands twice above");
+            self.registry.register(family).expect("names are unique");
         }
     }
 
-    /// Notes a request that has been answered; `took` is none for one that asked to wait.
+    /// Counts an answered request. `took` is `None` for a request that was allowed to wait.
     pub fn request(&self, route: &str, status: u16, took: Option<Duration>) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
         if let Some(took) = took {
@@ -117,37 +117,37 @@ impl Exporter {
         }
     }
 
-    /// Notes an operation on the store.
+    /// Records the duration of a store operation.
     pub fn store_operation(&self, operation: &str, took: Duration) {
         self.store_operation_duration.with_label_values(&[operation]).observe(took.as_secs_f64());
     }
 
-    /// Notes whether the store takes registrations.
+    /// Sets whether the store accepts registrations.
     pub fn store_up(&self, up: bool) {
         self.store_up.set(i64::from(up));
     }
 
-    /// Notes leases that ended.
+    /// Counts leases that ended.
     pub fn expired(&self, leases: usize) {
         self.expirations.inc_by(leases as u64);
     }
 
-    /// Notes how many entries of other programs make no sense.
+    /// Sets how many entries of the store are invalid.
     pub fn unusable(&self, entries: usize) {
         self.unusable.set(entries as i64);
     }
 
-    /// Counts a request among those that wait, until dropped.
+    /// Counts a waiting request until the returned value is dropped.
     #[must_use]
     pub fn waiting(&self) -> Waiting {
         self.polls_waiting.inc();
         Waiting(self.polls_waiting.clone())
     }
 
-    /// All families as text; those of the roster from `view`.
+    /// All metrics as text, with those about the roster from `view`.
     #[must_use]
     pub fn text(&self, view: Option<&View>) -> String {
-        // Held until the text is made: two scrapes at once must not see each other's half-filled family.
+        // Locked until the text is complete, because two concurrent scrapes would see each other's half-filled family.
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.reset();
         if let Some(view) = view {
@@ -166,7 +166,7 @@ impl Default for Exporter {
     }
 }
 
-/// A request that waits.
+/// A waiting request.
 #[derive(Debug)]
 pub struct Waiting(IntGauge);
 

@@ -1,8 +1,9 @@
-//! The registry daemon: knows who is in the ring and tells everyone.
+//! The registry daemon: keeps the roster of the ring and serves it to the members.
 //!
-//! A request goes from [`api`] (what it means) through [`directory`] (the roster as served, and how we stand with the store)
-//! to a [`store`] (where the roster lives); the rules of membership are in [`roster`], the figures in [`exporter`]. The
-//! command drives all of it by [`start`], [`Running::reload`] and [`Running::stop`].
+//! [`api`] parses requests and formats answers. [`directory`] holds the roster that is being served ([`view`], [`listing`]) and
+//! the state of the connection to the store. A [`store`] keeps the roster, in this process or in Redis. The rules of
+//! membership are in [`roster`], the metrics in [`exporter`]. The command starts, reloads and stops the daemon with [`start`],
+//! [`Running::reload`] and [`Running::stop`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,17 +36,17 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-/// How long a turn of the loop that follows the store may take before it counts as stuck, the waits for a store that does
-/// not answer left out.
+/// How long one iteration of the loop that follows the store may take before the loop counts as stalled, without the time it
+/// waits for a store that does not answer.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long the accept loop may stand still before it counts as stuck.
+/// How long the accept loop may make no progress before it counts as stalled.
 const SERVE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the journal's writer may take for anything but the disk.
+/// How long the journal's writer may make no progress, without the time it waits for the disk, before it counts as stalled.
 const JOURNAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the store may take to write down what it holds at the end.
+/// How long the store may take to write its last snapshot when the daemon stops.
 const CLOSE_LIMIT: Duration = Duration::from_millis(400);
 
 /// How much memory requests that wait for the roster to change may take together, in bytes: enough for 16,384 of them.
@@ -58,41 +59,41 @@ const POLL_MEMORY: usize = 4 << 10;
 /// What the registry gets from the host rather than from its settings.
 #[derive(Default)]
 pub struct Options {
-    /// A listener that systemd handed over, in the place of one that the settings name.
+    /// A listening socket passed by systemd, used instead of the configured address.
     pub listener: Option<std::net::TcpListener>,
-    /// Where the embedded store keeps its journal; in memory only where there is none.
+    /// Where the embedded store keeps its journal. Without one the roster is in memory only.
     pub state_dir: Option<PathBuf>,
-    /// How many connections there may be where the settings leave it open; the server's own default where this does too.
+    /// The limit on connections if the settings have none; `None` uses the default of [`serve::Limits`].
     pub connections: Option<usize>,
-    /// Where the loops that must move are put on record.
+    /// Where loops register that must make progress, for the watchdog.
     pub vitals: Option<Vitals>,
-    /// How reloads of the configuration ended, for the figures.
+    /// The outcomes of configuration reloads, for the metrics.
     pub reloads: Reloads,
 }
 
 /// Why the registry does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port is taken, or not ours to take.
+    /// The address cannot be bound.
     #[error("{}{}", .0, another(.0))]
     Bind(serve::BindError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The Redis settings make no sense.
+    /// The Redis settings are invalid.
     #[error(transparent)]
     Redis(#[from] StoreError),
-    /// The listener handed over is none.
-    #[error("cannot use the listener that was handed over: {0}")]
+    /// The socket passed by systemd is not a listening TCP socket.
+    #[error("cannot use the listening socket passed by systemd: {0}")]
     Listener(#[source] std::io::Error),
 }
 
-/// Which setting would help a registry that cannot listen.
+/// A hint that names the setting to change if the registry cannot listen.
 fn another(e: &serve::BindError) -> String {
     e.at_fault().map(|part| format!("; registry.server.{part} chooses another")).unwrap_or_default()
 }
 
-/// A registry that serves.
+/// A running registry.
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
@@ -103,12 +104,12 @@ pub struct Running {
     serving: JoinHandle<serve::Drained>,
 }
 
-/// Starts the registry on the current tokio runtime. When this returns the listener is bound; whether the store answers shows
-/// in [`Running::status`] and on `/health`.
+/// Starts the registry on the current tokio runtime. When this function returns, the listener is bound. [`Running::status`] and
+/// `/health` show whether the store answers.
 ///
 /// # Errors
 ///
-/// [`StartError`]. A Redis that does not answer is none: the registry waits for it.
+/// [`StartError`]. It is no error if Redis does not answer: the registry keeps trying to connect.
 pub async fn start(settings: RegistrySettings, options: Options) -> Result<Running, StartError> {
     let Options { listener, state_dir, connections, vitals, reloads } = options;
     let listener = match listener {
@@ -118,7 +119,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
     let address = listener.local_addr().map_err(StartError::Listener)?;
     let pulse = |name, limit| vitals.as_ref().map(|vitals| vitals.add(name, limit));
     let store = open_store(&settings, state_dir, || pulse("journal", JOURNAL_LIMIT))?;
-    // A store that hangs is the store's trouble: a restart would only lose the roster that is served meanwhile.
+    // If the store hangs, a restart of the registry does not help. It would lose the roster that is being served.
     let follow_limit = FOLLOW_LIMIT + 2 * settings.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
 
     let mut limits = serve::Limits::default();
@@ -134,7 +135,7 @@ pub async fn start(settings: RegistrySettings, options: Options) -> Result<Runni
 
     tokio::spawn({
         let (directory, pulse, stop) =
-            (Arc::clone(&directory), pulse("follower of the store", follow_limit), stop(stopped.clone()));
+            (Arc::clone(&directory), pulse("store follower", follow_limit), stop(stopped.clone()));
         async move {
             tokio::select! {
                 () = directory.run(pulse) => {}
@@ -154,7 +155,7 @@ fn polls(connections: usize) -> usize {
     (connections - connections.div_ceil(4)).min(POLLS_MEMORY / POLL_MEMORY)
 }
 
-/// Resolves when the registry is told to stop, or its handle has been dropped.
+/// Returns when the registry is asked to stop or its handle has been dropped.
 async fn stop(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
@@ -169,7 +170,7 @@ fn open_store(
         (Some(redis), _) => Arc::new(RedisStore::new(redis, limits)?),
         (None, Some(directory)) => Arc::new(EmbeddedStore::open(&directory, limits, pulse())?),
         (None, None) => {
-            tracing::info!("no state directory: the roster is kept in memory only, and gone with a restart");
+            tracing::info!("no state directory: the roster is kept in memory only and is lost at a restart");
             Arc::new(EmbeddedStore::in_memory(limits))
         }
     })
@@ -181,7 +182,7 @@ fn limits(settings: &RegistrySettings) -> Limits {
 }
 
 impl Running {
-    /// Takes new settings and keeps all counters. Gives the keys whose change needs a restart; those keep their old values.
+    /// Applies new settings; counters continue. Returns the keys whose change needs a restart; these keep their old values.
     pub fn reload(&self, new: RegistrySettings) -> Vec<&'static str> {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let RegistrySettings { redis, server, .. } = &*settings;
@@ -198,11 +199,11 @@ impl Running {
         restart
     }
 
-    /// One line for people: how many members there are, and how the store is.
+    /// One line for operators: the number of members and the state of the store.
     #[must_use]
     pub fn status(&self) -> String {
         let roster = self.directory.latest().map_or_else(
-            || "roster not known yet".to_owned(),
+            || "roster not loaded yet".to_owned(),
             |view| {
                 let (members, locations) = (view.members.len(), view.locations.len());
                 let plural = |count: usize| if count == 1 { "" } else { "s" };
@@ -210,24 +211,27 @@ impl Running {
             },
         );
         let store = self.directory.store_name();
-        match self.directory.trouble() {
+        match self.directory.problem() {
             None => format!("{roster}, store {store}"),
             Some(reason) => format!("{roster}, store {store} in trouble: {reason}"),
         }
     }
 
-    /// Ends waiting polls, serves what is in flight, and lets the store write down what it holds; all within a second.
+    /// Answers waiting polls at once, finishes requests in flight, and lets the store write its last snapshot. Takes less than
+    /// a second.
     pub async fn stop(self) {
         self.stopping.send_replace(true);
         match self.serving.await {
-            Ok(drained) if drained.cut > 0 => tracing::warn!(requests = drained.cut, "cut off requests in flight"),
+            Ok(drained) if drained.cut > 0 => {
+                tracing::warn!(requests = drained.cut, "closed connections whose requests were still in progress");
+            }
             Ok(_) => {}
-            Err(e) => tracing::error!("the listener ended by itself: {e}"),
+            Err(e) => tracing::error!("the HTTP server ended unexpectedly: {e}"),
         }
         match tokio::time::timeout(CLOSE_LIMIT, self.directory.close()).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!("the last snapshot of the roster was not written: {e}"),
-            Err(_) => tracing::warn!("the last snapshot of the roster was not written within {CLOSE_LIMIT:?}"),
+            Ok(Err(e)) => tracing::warn!("cannot write the last snapshot of the roster: {e}"),
+            Err(_) => tracing::warn!("cannot write the last snapshot of the roster within {CLOSE_LIMIT:?}"),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Which members are alive.
 //!
-//! A member holds a lease from its registration until `member_ttl` after its last heartbeat. The roster is a plain value:
-//! every method takes `now`, none reads a clock, waits, or touches a disk or a network. Leases end by monotonic time, so a
-//! jump of the wall clock ends none; wall time is only written down, in `registered_at` and `last_seen`. A heartbeat at
-//! exactly the deadline is late. A lease that is over counts as gone in every method, whether [`Roster::expire`] has
-//! tidied it away or not.
+//! A member has a lease from its registration until `member_ttl` after its last heartbeat. The roster is a plain value: every
+//! method takes `now`; none reads a clock, waits, or uses a disk or a network. Leases expire by monotonic time, so a jump of
+//! the wall clock ends none. Wall time is only recorded, in `registered_at` and `last_seen`. A heartbeat exactly at the
+//! deadline is late. All methods treat an expired lease as ended, even if [`Roster::expire`] has not removed it yet.
 //!
-//! The revision moves when a member joins, leaves or changes location or address, and not on a heartbeat: who has seen a
-//! revision need not ask again until it moves.
+//! The revision increases when a member joins, leaves, or changes its location or address. Heartbeats do not change it. A
+//! client that knows a revision needs no new roster until the revision changes.
 //!
-//! The embedded store keeps one of these. Redis keeps the same rules in its scripts, and one suite tests both.
+//! The embedded store contains a `Roster`. The scripts of the Redis store follow the same rules, and one suite tests both.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -22,63 +21,63 @@ use crate::wire::{InstanceId, Location, Member, Registration};
 #[cfg(test)]
 mod tests;
 
-/// The longest silence of the registry itself that counts against leases: what a healthy registry, which looks at its
-/// leases every second, stays far below. Time beyond it was our outage, not the members'.
+/// The longest time between two calls of [`RingTime::at`] that counts towards the expiry of leases. A working registry checks
+/// its leases every second and stays far below. A longer gap means that the registry itself did not run.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// A member that asks for a place on the roster, with the identity it has or was given.
+/// A member that registers, with the identity that it sent or was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Who it is.
+    /// Its identity.
     pub instance_id: InstanceId,
-    /// The site it stands for.
+    /// Its location.
     pub location: Location,
-    /// Where its peers reach it.
+    /// The address at which its peers reach it.
     pub ip: IpAddr,
     /// The port its peers probe.
     pub port: NonZeroU16,
 }
 
 impl Candidate {
-    /// The candidate of a registration; one that brings no identity gets a new one.
+    /// Makes a candidate from a registration. One without an identity gets a new one.
     #[must_use]
     pub fn from_registration(registration: Registration) -> Self {
         let Registration { instance_id, location, ip, port } = registration;
         Self { instance_id: instance_id.unwrap_or_else(InstanceId::random), location, ip, port }
     }
 
-    fn stands_where(&self, member: &Member) -> bool {
+    fn is_unchanged_from(&self, member: &Member) -> bool {
         self.location == member.location && self.ip == member.ip && self.port == member.port
     }
 }
 
-/// What a registration did to the roster.
+/// The effect of a registration on the roster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// A new member.
     Joined,
     /// A known member at another location or address.
     Moved,
-    /// A known member where it was; its lease is renewed.
+    /// A known member without changes; its lease is renewed.
     Renewed,
 }
 
 impl Admission {
-    /// Whether the roster knew the member before.
+    /// Whether the member was on the roster before.
     #[must_use]
     pub fn known(self) -> bool {
         self != Self::Joined
     }
 }
 
-/// The ring has as many members as it may have.
+/// The ring has the maximum number of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
-    /// How many that is.
+    /// The maximum.
     pub max_members: usize,
 }
 
-/// The live members and when their leases end.
+/// The live members and their leases.
 #[derive(Clone, Debug)]
 pub struct Roster {
     leases: HashMap<InstanceId, Lease>,
@@ -92,7 +91,7 @@ pub struct Roster {
 struct Lease {
     member: Member,
     ends: Instant,
-    /// The revision at which the member came to where it stands.
+    /// The revision at which the member got its current location and address.
     since: u64,
 }
 
@@ -103,8 +102,8 @@ impl Roster {
         Self { leases: HashMap::new(), by_end: BTreeSet::new(), revision: 0, ttl, max_members }
     }
 
-    /// A roster as it was at `revision`. The members get one whole lease from `now`: nobody knows how long they could not
-    /// reach us.
+    /// Restores the roster of `revision`. The members get a full lease from `now`, because the registry cannot know how long
+    /// they were unable to reach it.
     #[must_use]
     pub fn restored(
         ttl: Duration,
@@ -115,28 +114,28 @@ impl Roster {
     ) -> Self {
         let mut roster = Self { revision, ..Self::new(ttl, max_members) };
         for member in members {
-            roster.place(member, now, revision);
+            roster.insert(member, now, revision);
         }
         roster
     }
 
-    /// Changes the length of leases from their next renewal on, and how many members there may be from the next that joins.
+    /// Changes the limits. The length of a lease changes at its next renewal.
     pub fn set_limits(&mut self, ttl: Duration, max_members: NonZeroUsize) {
         self.ttl = ttl;
         self.max_members = max_members;
     }
 
-    /// Gives `candidate` a place and a whole lease. `registered_at` stays while location and address stay.
+    /// Registers `candidate` with a full lease. `registered_at` is kept if location and address are unchanged.
     ///
     /// # Errors
     ///
-    /// [`Full`] where a new member would be one too many.
+    /// [`Full`] if a new member would exceed the limit.
     pub fn register(&mut self, candidate: Candidate, now: Instant, wall: Wall) -> Result<Admission, Full> {
         let seconds = wall.epoch_seconds();
         let held = self.leases.get(&candidate.instance_id).filter(|lease| now < lease.ends);
         let next = self.revision + 1;
         let (admission, registered_at, since) = match held {
-            Some(Lease { member, since, .. }) if candidate.stands_where(member) => {
+            Some(Lease { member, since, .. }) if candidate.is_unchanged_from(member) => {
                 (Admission::Renewed, member.registered_at, *since)
             }
             Some(_) => (Admission::Moved, seconds, next),
@@ -146,7 +145,7 @@ impl Roster {
             return Err(Full { max_members: self.max_members.get() });
         }
         let Candidate { instance_id, location, ip, port } = candidate;
-        self.place(
+        self.insert(
             Member { instance_id, location, ip, port, last_seen: seconds, registered_at, status: () },
             now,
             since,
@@ -155,7 +154,7 @@ impl Roster {
         Ok(admission)
     }
 
-    /// Renews the lease of `id`; false where it holds none.
+    /// Renews the lease of `id`. False if it has none.
     #[must_use]
     pub fn renew(&mut self, id: &InstanceId, now: Instant, wall: Wall) -> bool {
         let Some(lease) = self.leases.get_mut(id).filter(|lease| now < lease.ends) else { return false };
@@ -167,7 +166,7 @@ impl Roster {
         true
     }
 
-    /// Ends the lease of `id` at its own wish; false where it holds none.
+    /// Ends the lease of `id` because the member leaves. False if it has none.
     pub fn leave(&mut self, id: &InstanceId, now: Instant) -> bool {
         if self.leases.get(id).is_none_or(|lease| lease.ends <= now) {
             return false;
@@ -177,7 +176,7 @@ impl Roster {
         true
     }
 
-    /// Removes one member whose lease is over. A driver calls it until it gives `None`.
+    /// Removes one member whose lease has expired. The caller repeats this until it returns `None`.
     pub fn expire(&mut self, now: Instant) -> Option<Member> {
         let (ends, id) = self.by_end.first()?;
         if now < *ends {
@@ -188,32 +187,32 @@ impl Roster {
         self.remove(&id)
     }
 
-    /// When the first lease ends unless it is renewed.
+    /// When the first lease expires unless it is renewed.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
         self.by_end.first().map(|(ends, _)| *ends)
     }
 
-    /// The members whose leases run, in no particular order.
+    /// The members with valid leases, in no particular order.
     pub fn members(&self, now: Instant) -> impl Iterator<Item = &Member> {
         self.leases.values().filter(move |lease| now < lease.ends).map(|lease| &lease.member)
     }
 
-    /// The member `id`, whether its lease runs or not.
+    /// The member `id`, even if its lease has expired.
     #[must_use]
     pub fn member(&self, id: &InstanceId) -> Option<&Member> {
         self.leases.get(id).map(|lease| &lease.member)
     }
 
-    /// The revision at which a member came to where `candidate` stands; `None` where to register it would change the
-    /// roster.
+    /// The revision at which the member got the location and address of `candidate`. `None` if registering `candidate` would
+    /// change the roster.
     #[must_use]
-    pub fn stands_since(&self, candidate: &Candidate, now: Instant) -> Option<u64> {
+    pub fn unchanged_since(&self, candidate: &Candidate, now: Instant) -> Option<u64> {
         let lease = self.leases.get(&candidate.instance_id).filter(|lease| now < lease.ends)?;
-        candidate.stands_where(&lease.member).then_some(lease.since)
+        candidate.is_unchanged_from(&lease.member).then_some(lease.since)
     }
 
-    /// How many joins, leaves and moves there have been.
+    /// The number of joins, leaves and address changes.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -223,7 +222,7 @@ impl Roster {
         self.leases.len() - self.by_end.iter().take_while(|(ends, _)| *ends <= now).count()
     }
 
-    fn place(&mut self, member: Member, now: Instant, since: u64) {
+    fn insert(&mut self, member: Member, now: Instant, since: u64) {
         let id = member.instance_id.clone();
         let ends = now + self.ttl;
         if let Some(old) = self.leases.insert(id.clone(), Lease { member, ends, since }) {
@@ -239,8 +238,9 @@ impl Roster {
     }
 }
 
-/// Monotonic time less the registry's own outages: a process that was stopped for an hour has not been told of anyone's
-/// heartbeat meanwhile, so that hour ends no lease. Each look at it counts for [`LONGEST_SILENCE`] at most.
+/// Monotonic time without the registry's own outages. A process that was stopped for an hour has received no heartbeats during
+/// that hour, so the hour must not expire any lease. The time between two calls of [`RingTime::at`] counts for at most
+/// [`LONGEST_SILENCE`].
 #[derive(Clone, Copy, Debug)]
 pub struct RingTime {
     looked: Instant,
@@ -248,13 +248,13 @@ pub struct RingTime {
 }
 
 impl RingTime {
-    /// Ring time that begins `now`.
+    /// Ring time that starts at `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { looked: now, lost: Duration::ZERO }
     }
 
-    /// The ring's time at the machine's time `now`.
+    /// The ring time at monotonic time `now`.
     pub fn at(&mut self, now: Instant) -> Instant {
         let silence = now.saturating_duration_since(self.looked);
         self.lost += silence.saturating_sub(LONGEST_SILENCE);

@@ -160,7 +160,7 @@ async fn a_registry_whose_redis_is_away_says_so_and_does_not_say_nobody() {
     }
     let health = ask(running.address, "GET", "/health", "").await;
     assert!(health.starts_with("HTTP/1.1 503") && health.contains("unhealthy") && health.contains("redis.sock"));
-    assert!(running.status().starts_with("roster not known yet, store redis in trouble: "), "{}", running.status());
+    assert!(running.status().starts_with("roster not loaded yet, store redis in trouble: "), "{}", running.status());
     running.stop().await;
 }
 

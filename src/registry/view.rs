@@ -16,12 +16,12 @@ use crate::wire::{Location, Member};
 #[derive(Debug)]
 pub struct View {
     mark: Mark,
-    /// The live members by location and identity, with the `last_seen` that was known when the view was made.
+    /// The live members, sorted by location and instance id, with the `last_seen` known when the view was made.
     pub members: Vec<Member>,
-    /// The entity tag, without the quotes: revision and hash of the content, so that neither a registry that lost its
-    /// memory nor a Redis restored from an old copy can take a new roster for a known one.
+    /// The entity tag without quotes: the revision and a hash of the content. The hash makes the tags of two rosters differ if
+    /// the revision starts again, because a registry lost its state or Redis was restored from an old copy.
     pub tag: Arc<str>,
-    /// The same as a header. Weak: the same roster may differ in `last_seen`.
+    /// The entity tag as a header value. It is weak: two bodies of the same roster may differ in `last_seen`.
     pub etag: HeaderValue,
     /// How many members there are at each location.
     pub locations: Vec<(Location, usize)>,
@@ -31,7 +31,7 @@ impl View {
     /// The view of the roster `members` at `mark`.
     pub(super) fn new(mark: Mark, mut members: Vec<Member>) -> Self {
         members.sort_by(|a, b| (&a.location, &a.instance_id).cmp(&(&b.location, &b.instance_id)));
-        // Registries built by different compilers may hash differently: one full answer too many, never a wrong 304.
+        // Registries built by different compilers may compute different hashes. That costs a full answer, never a wrong 304.
         let mut hasher = DefaultHasher::new();
         for Member { instance_id, location, ip, port, last_seen: _, registered_at, status: () } in &members {
             (instance_id, location, ip, port, registered_at).hash(&mut hasher);
@@ -43,7 +43,7 @@ impl View {
         Self { mark, members, tag: tag.into(), etag, locations }
     }
 
-    /// The number of joins, leaves and moves that led here.
+    /// The number of joins, leaves and address changes up to this view.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.mark.revision
@@ -54,10 +54,10 @@ impl View {
         &self.mark
     }
 
-    /// A member with a loopback address, where there are others with addresses that can be reached from elsewhere.
-    pub(super) fn out_of_reach(&self) -> Option<&Member> {
-        let beyond = self.members.iter().any(|member| !member.ip.is_loopback());
-        self.members.iter().find(|member| beyond && member.ip.is_loopback())
+    /// A member with a loopback address, if there are members with other addresses: these cannot reach it.
+    pub(super) fn unreachable_loopback(&self) -> Option<&Member> {
+        let others = self.members.iter().any(|member| !member.ip.is_loopback());
+        self.members.iter().find(|member| others && member.ip.is_loopback())
     }
 }
 

@@ -13,10 +13,11 @@ use super::Limits;
 use super::connections::Slot;
 use super::refusal::Refusal;
 
-/// The whole body of a request, with or without a `Content-Length`; refuses one that is larger than `limits.body_bytes` with
-/// 413, one that takes longer than `limits.body_time` with 408, and one that breaks off with 400.
+/// Reads the whole body of a request, with or without a `Content-Length`. Rejects a body that is larger than `limits.body_bytes`
+/// with 413, one that takes longer than `limits.body_time` with 408, and one that is incomplete with 400.
 ///
-/// While it reads it is the client's turn: at the cap on connections one that sends slowly goes before one that is served.
+/// While the body is being read, the connection counts as waiting for the client, so it may be evicted at the limit on
+/// connections.
 #[must_use]
 pub fn body(limits: &Limits) -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone + use<> {
     let (most, time) = (limits.body_bytes, limits.body_time);
@@ -51,7 +52,7 @@ where
         slot.set_body_read(true);
     }
     if slot.is_some_and(|slot| !slot.serve()) {
-        // Evicted: the connection's task is about to drop this request, and nothing may come of it.
+        // Evicted: the connection's task is about to drop this request, which must have no effect.
         std::future::pending::<()>().await;
     }
     body
@@ -65,7 +66,7 @@ where
     let mut stream = pin!(stream);
     let mut body = BytesMut::new();
     while let Some(chunk) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
-        let chunk = chunk.map_err(|_| Refusal::rejection(StatusCode::BAD_REQUEST, "the body broke off"))?;
+        let chunk = chunk.map_err(|_| Refusal::rejection(StatusCode::BAD_REQUEST, "the body is incomplete"))?;
         if chunk.remaining() > most - body.len() {
             return Err(too_large(most));
         }
@@ -75,5 +76,5 @@ where
 }
 
 fn too_large(most: usize) -> Rejection {
-    Refusal::rejection(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {most} bytes at most"))
+    Refusal::rejection(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes"))
 }

@@ -1,11 +1,12 @@
-//! Which connections are open, and which goes when there are too many.
+//! The table of open connections, and which one is closed when there are too many.
 //!
-//! A connection is *waiting* while the client is to act (it sends a head or a body, reads an answer, or does nothing) and
-//! *serving* while a handler works for it. At the cap the one that has been waiting the longest is evicted, so that any
-//! number of idle or slow clients cannot shut out the others; one that is being served is never evicted. No clock is needed:
-//! whoever starts to wait draws a ticket, and the lowest ticket has waited the longest.
+//! A connection is *waiting* while the client has to act: it sends a head or a body, reads an answer, or does nothing. It is
+//! *serving* while a handler works for it; a request that waits for an answer ([`later`](super::later())) is being served. At
+//! the limit the connection that has been waiting longest is evicted, so that idle or slow clients cannot keep others out. A
+//! connection that is being served is never evicted. No clock is needed: a connection draws a ticket number when it
+//! starts to wait, and the lowest ticket has waited longest.
 //!
-//! The accept loop drives [`Connections`]; each connection's task holds its [`Slot`], whose end frees the place.
+//! The accept loop uses [`Connections`]. The task of each connection holds a [`Slot`], which is freed when it is dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +25,9 @@ pub(super) struct Connections {
 struct Table {
     drawn: u64,
     open: HashMap<u64, Entry>,
-    /// Ticket to connection, of those that wait.
+    /// The waiting connections by ticket.
     waiting: BTreeMap<u64, u64>,
-    /// How many of `open` have been evicted and are about to end.
+    /// How many of `open` have been evicted and are about to close.
     ending: usize,
 }
 
@@ -42,7 +43,7 @@ enum Phase {
     Evicted,
 }
 
-/// The place of one connection; dropped, it is free again.
+/// The slot of one connection, freed when it is dropped.
 pub(super) struct Slot {
     connections: Arc<Connections>,
     id: u64,
@@ -56,7 +57,7 @@ impl Connections {
         Arc::new(Self { cap: cap.max(1), table: Mutex::default(), changed: Notify::new() })
     }
 
-    /// A place for one more connection. At the cap it evicts, and where all are being served it waits.
+    /// Gets a slot for a new connection. At the limit it evicts a waiting connection; if all are being served, it waits.
     pub(super) async fn admit(self: &Arc<Self>) -> Slot {
         loop {
             let changed = self.changed.notified();
@@ -79,7 +80,7 @@ impl Connections {
         None
     }
 
-    /// Evicts the connection that has been waiting the longest, to get its descriptor back. False where none waits.
+    /// Evicts the connection that has been waiting longest, to free its descriptor. False if none is waiting.
     pub(super) fn evict(&self) -> bool {
         self.table().evict()
     }
@@ -89,7 +90,7 @@ impl Connections {
         self.table().open.len()
     }
 
-    /// Returns when none is open.
+    /// Returns when no connection is open.
     pub(super) async fn all_closed(&self) {
         loop {
             let changed = self.changed.notified();
@@ -129,8 +130,8 @@ impl Table {
         true
     }
 
-    /// Moves a connection to `serving` or back. False where it has been evicted meanwhile.
-    fn turn(&mut self, id: u64, serving: bool) -> bool {
+    /// Sets whether a connection is being served. False if it has been evicted.
+    fn set_serving(&mut self, id: u64, serving: bool) -> bool {
         let ticket = self.draw();
         let Some(entry) = self.open.get_mut(&id) else { return false };
         match entry.phase {
@@ -160,43 +161,43 @@ impl Table {
 }
 
 impl Slot {
-    /// A handler starts to work for this connection. False where it has been evicted and the work is in vain.
+    /// A handler starts to work for this connection. False if it has been evicted and no work should be done.
     pub(super) fn serve(&self) -> bool {
-        self.connections.table().turn(self.id, true)
+        self.connections.table().set_serving(self.id, true)
     }
 
-    /// It is the client's turn again.
+    /// The client has to act again.
     pub(super) fn wait(&self) {
-        self.connections.table().turn(self.id, false);
+        self.connections.table().set_serving(self.id, false);
         self.connections.changed.notify_one();
     }
 
-    /// How many connections wait for their clients.
+    /// How many connections are waiting for their clients.
     pub(super) fn idle(&self) -> usize {
         self.connections.table().waiting.len()
     }
 
-    /// Notes whether all of the body of the request that is being served has been read.
+    /// Records whether the whole body of the current request has been read.
     pub(super) fn set_body_read(&self, read: bool) {
         self.body_read.store(read, Ordering::Relaxed);
     }
 
-    /// What was noted last.
+    /// Whether the whole body of the current request has been read.
     pub(super) fn is_body_read(&self) -> bool {
         self.body_read.load(Ordering::Relaxed)
     }
 
-    /// Whether no handler has worked for it so far: it still holds its first ticket, which is its id.
+    /// Whether it has had no request so far: it still has its first ticket, which is also its id.
     pub(super) fn is_new(&self) -> bool {
         self.connections.table().open.get(&self.id).is_some_and(|entry| entry.phase == Phase::Waiting(self.id))
     }
 
-    /// Whether a handler works for it.
+    /// Whether a handler is working for it.
     pub(super) fn is_serving(&self) -> bool {
         self.connections.table().open.get(&self.id).is_some_and(|entry| entry.phase == Phase::Serving)
     }
 
-    /// Returns when this connection has to go.
+    /// Returns when this connection has been evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }

@@ -1,11 +1,13 @@
-//! One connection from its first byte to its end.
+//! The task of one connection.
 //!
-//! A connection is in one of three states, and only the second holds what hyper needs for it, which is large:
+//! A connection is in one of three states. Only *active* needs hyper's state, which is large:
 //!
-//! * *silent*: the client has sent nothing since the connection was opened or, with many idle connections, since the last
-//!   answer;
-//! * *in exchange*: hyper reads requests and writes answers;
-//! * *parked*: a handler has answered [`later`](super::later()), and only its future and the socket are kept.
+//! * *idle*: the client has sent nothing since the connection was opened, or (with many idle connections) since the last answer;
+//! * *active*: hyper reads requests and writes answers, and may wait for the next request;
+//! * *parked*: a handler has returned [`later`](super::later()). Only the socket and the future of the answer are kept.
+//!
+//! hyper's state is created when the client sends something, not when it connects. Otherwise its buffers would lie in memory
+//! between those of other connections, and the allocator could not reuse them as a whole.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,27 +33,27 @@ use super::later::{self, Asked, Begin};
 use super::patience::Patient;
 use super::{GREETING, HEAD_BYTES, LINGER, Peer, Shared, Stage, Waited};
 
-/// How many idle connections keep hyper's state, which saves some microseconds at their next request. More than a few clients
-/// that ask all the time need, and few enough to cost little memory (20 KiB each).
+/// How many idle connections keep hyper's state (20 KiB each), which saves a few microseconds at the next request. Enough for
+/// clients that send requests all the time, and few enough to need little memory.
 const WARM: usize = 128;
 
-/// How an exchange ended.
+/// How the active state ended.
 enum Ended {
-    /// The connection is closed, or is to be.
+    /// The connection is closed or has to be.
     Over,
-    /// The client asked for something that comes later.
+    /// The answer comes later.
     Parked(Patient, Parked),
-    /// The answer is out, nothing has been asked since, and hyper's state is not worth its memory.
-    Silent(Patient),
+    /// The answer has been sent, and hyper's state is not worth its memory.
+    Idle(Patient),
 }
 
-/// A request that waits for its answer.
+/// A parked request.
 struct Parked {
     asked: Asked,
     answer: Begin,
 }
 
-/// Serves `stream` until either side ends it.
+/// Serves `stream` until either side closes it.
 pub(super) async fn converse<S>(stream: TcpStream, peer: Peer, slot: Arc<Slot>, shared: Arc<Shared<S>>)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -61,14 +63,14 @@ where
     let mut stream = Patient::new(stream, shared.limits.write_time);
     let mut answer = None;
     loop {
-        if !stream.has_read_ahead() && !speaks(&mut stream, &slot, &shared, &mut stage).await {
+        if !stream.has_read_ahead() && !sends(&mut stream, &slot, &shared, &mut stage).await {
             return;
         }
-        // On the heap, and only while it lasts: a future is as large as its largest state, and this one is by far the largest.
+        // Boxed because a future is as large as its largest state: the box exists only in this state.
         let ended = Box::pin(exchange(stream, answer.take(), peer, &slot, &shared, &mut stage)).await;
         match ended {
             Ended::Over => return,
-            Ended::Silent(silent) => stream = silent,
+            Ended::Idle(idle) => stream = idle,
             Ended::Parked(parked, Parked { asked, answer: later }) => {
                 stream = parked;
                 answer = tokio::select! {
@@ -84,8 +86,8 @@ where
     }
 }
 
-/// Waits until the client sends something. False where either side ends the connection before.
-async fn speaks<S>(stream: &mut Patient, slot: &Slot, shared: &Shared<S>, stage: &mut watch::Receiver<Stage>) -> bool {
+/// Waits until the client sends something. False if the connection is closed or has to be.
+async fn sends<S>(stream: &mut Patient, slot: &Slot, shared: &Shared<S>, stage: &mut watch::Receiver<Stage>) -> bool {
     let mut sent = pin!(timeout(shared.limits.head_time, stream.read_ahead()));
     let has_sent = |sent| matches!(sent, Ok(Ok(true)));
     tokio::select! {
@@ -94,7 +96,7 @@ async fn speaks<S>(stream: &mut Patient, slot: &Slot, shared: &Shared<S>, stage:
         () = slot.evicted() => return false,
         _ = stage.wait_for(|stage| *stage != Stage::Open) => {}
     }
-    // A port that systemd holds refuses nobody while this process ends, so neither must a connection it took.
+    // A socket that systemd holds open accepts clients while this process stops, so a new connection is still served.
     slot.is_new()
         && tokio::select! {
             biased;
@@ -104,16 +106,16 @@ async fn speaks<S>(stream: &mut Patient, slot: &Slot, shared: &Shared<S>, stage:
         }
 }
 
-/// Returns when the client of a parked request has closed the connection. What it sends meanwhile stays where it is, and
-/// hides the end of the connection until the answer is tried.
+/// Returns when the client of a parked request has closed the connection. If the client has sent more, this is not noticed
+/// before the answer is sent.
 async fn gone(stream: &Patient) {
     if let Ok(1..) = stream.peek(&mut [0]).await {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
-/// Lets hyper read requests and write answers until the connection ends or can do without it. With `ready` the first thing
-/// that hyper reads is [`Asked::request`], and `ready` is the answer to it.
+/// The active state: hyper reads requests and writes answers. With `ready` the first request that hyper reads is
+/// [`Asked::request`], and `ready` is the answer.
 async fn exchange<S>(
     stream: Patient,
     ready: Option<Response>,
@@ -160,10 +162,10 @@ where
         if let Some(parked) = lock(&parked).take() {
             return Poll::Ready(Step::Parked(parked));
         }
-        // Only after one request, all of whose body has been read: nothing that belongs to it can still arrive.
+        // Only after a single request whose body has been read: the rest of a body must not be taken for the next request.
         let answered = dispensable.load(Ordering::Relaxed) && requests.load(Ordering::Relaxed) == 1;
         let sent = answered && !slot.is_serving() && !unflushed.load(Ordering::Relaxed);
-        if sent { Poll::Ready(Step::Silent) } else { Poll::Pending }
+        if sent { Poll::Ready(Step::Idle) } else { Poll::Pending }
     });
     let mut taken = tokio::select! {
         biased;
@@ -208,26 +210,26 @@ where
             stream.read_first(&parts.read_buf);
             Ended::Parked(stream, parked)
         }
-        Step::Silent => {
+        Step::Idle => {
             stream.read_first(&parts.read_buf);
-            Ended::Silent(stream)
+            Ended::Idle(stream)
         }
     }
 }
 
-/// What hyper is to do with a connection next.
+/// Why hyper is no longer needed.
 enum Step {
     Closed,
     Parked(Parked),
-    Silent,
+    Idle,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The answer to one request. Where it comes later and the request can be parked, that is left in `parked`, and this waits to
-/// be dropped with everything else that hyper holds.
+/// Handles one request. If the answer comes later and the request can be parked, it is put into `parked`, and this future never
+/// resolves: it is dropped with hyper's state.
 async fn answer<S>(
     mut request: Request<Incoming>,
     peer: Peer,
@@ -240,7 +242,7 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     if !slot.serve() {
-        // Evicted before the work began; the connection's task is about to end.
+        // Evicted before the work began: the connection's task is about to end.
         return std::future::pending().await;
     }
     let asked = Asked::of(&request);
@@ -252,16 +254,17 @@ where
     })
     .await;
     let Some(answer) = later::take(&response) else { return response };
-    // What hyper has not written yet of an earlier answer would be lost with it, and a drain looks for what it serves.
+    // Dropping hyper's state would lose what it has not written of an earlier answer. When the server stops, all requests in
+    // progress are with hyper.
     let asked = asked.filter(|_| !unflushed.load(Ordering::Relaxed) && *shared.stage.borrow() == Stage::Open);
     let Some(asked) = asked else { return later::guarded(answer()).await };
     *lock(parked) = Some(Parked { asked, answer });
     std::future::pending().await
 }
 
-/// Ends the handler's turn. The connection ends with this answer where it is not to be kept.
+/// Marks the request as answered, and adds `connection: close` if the connection is not to be kept.
 fn finished<S>(mut response: Response, slot: &Slot, shared: &Shared<S>) -> Response {
-    // A ring whose members come every half minute would fill the memory with connections that nobody uses again.
+    // Members that send a request every half minute would otherwise fill the memory with connections that time out unused.
     let crowded = slot.idle() >= shared.limits.idle && response.extensions().get::<Waited>().is_none();
     if crowded || *shared.stage.borrow() != Stage::Open {
         let _ = response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -270,8 +273,8 @@ fn finished<S>(mut response: Response, slot: &Slot, shared: &Shared<S>) -> Respo
     response
 }
 
-/// Closes our side and reads on for a moment: to close with unread bytes would send a reset, which can overtake the answer
-/// (RFC 9112 section 9.6).
+/// Closes the sending side and continues to read for a moment. Closing a socket with unread bytes sends a reset, which can
+/// destroy the answer before the client has read it (RFC 9112 section 9.6).
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
@@ -287,7 +290,7 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(LINGER, rest).await;
 }
 
-/// Reads and forgets what there is. A function of its own, so that the buffer is no part of the future of a connection.
+/// Reads and discards what is available. A separate function, so that the buffer is not part of the future of a connection.
 fn discard(stream: &TcpStream) -> io::Result<usize> {
     stream.try_read(&mut [0; 4096])
 }

@@ -1,11 +1,11 @@
-//! Answers that come later: how a handler lets many clients wait at little cost.
+//! Answers that come later: many clients can wait for an answer at little cost.
 //!
-//! A handler that has nothing to say yet returns [`later`] in the place of an answer. The server then gives up everything
-//! that HTTP needs to serve a connection (hyper's buffers and state and the routes' futures, 20 KiB) and keeps only the
-//! socket and the handler's future until that resolves with the answer. The answer is then sent through hyper like any other.
+//! A handler that has no answer yet returns [`later`]. The server then *parks* the request: it drops hyper's state of the
+//! connection and the futures of the routes (20 KiB) and keeps only the socket and the future of the answer. When that
+//! resolves, hyper sends the answer like any other.
 //!
-//! Where the request cannot be parked in this way, because it is not HTTP/1.1, has a body, or an earlier answer is still being
-//! sent on its connection, the server waits for the same future with hyper's state in place. The client sees no difference.
+//! A request is not parked if it is not HTTP/1.1, has a body, or an earlier answer is still being sent on its connection. The
+//! server then waits for the same future but keeps hyper's state. The client sees no difference.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,11 +19,11 @@ use warp::reply::Response;
 
 use super::refusal::error;
 
-/// What begins to wait for an answer.
+/// Creates the future of an answer.
 pub(super) type Begin = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Response> + Send>> + Send>;
 
-/// In the extensions of a response that stands in for an answer that comes later. The extensions want a type that can be
-/// cloned and shared, so what it holds is taken out of it, once.
+/// An extension of the placeholder that [`later`] returns. Extensions must be `Clone` and `Sync`, so the content is taken out of
+/// a mutex, once.
 #[derive(Clone)]
 struct Later(Arc<Mutex<Option<Begin>>>);
 
@@ -33,18 +33,17 @@ impl fmt::Debug for Later {
     }
 }
 
-/// The response that makes the server wait for the future that `begin` makes, and send what it resolves with.
+/// A placeholder that makes the server wait for the future created by `begin` and send the response of that.
 ///
-/// `begin` is called when the request has been parked. It should own nothing that it allocated for itself: what stays
-/// allocated between hyper's buffers keeps the allocator from using their memory for the next request, and then each client
-/// that waits costs as much as if it had kept them.
+/// `begin` is called after hyper's state has been dropped. It should not own memory that the handler has allocated: such memory
+/// lies between hyper's buffers and would keep the allocator from reusing the freed buffers as a whole for the next request.
 #[must_use]
 pub fn later<F>(begin: impl FnOnce() -> F + Send + 'static) -> Response
 where
     F: Future<Output = Response> + Send + 'static,
 {
-    // Without this module's server, which looks for the extension, this is what a client would get.
-    let mut response = error(StatusCode::INTERNAL_SERVER_ERROR, "the answer comes later, and nobody waited for it");
+    // Only sent by a server other than `serve::run`.
+    let mut response = error(StatusCode::INTERNAL_SERVER_ERROR, "internal error: the answer comes later");
     let begin: Begin = Box::new(|| Box::pin(begin()));
     let _ = response.extensions_mut().insert(Later(Arc::new(Mutex::new(Some(begin)))));
     response
@@ -56,13 +55,13 @@ pub fn is_later<B>(response: &http::Response<B>) -> bool {
     response.extensions().get::<Later>().is_some()
 }
 
-/// What begins to wait for the answer where `response` was made by [`later`].
+/// Takes what creates the future of the answer, if `response` was made by [`later`].
 pub(super) fn take<B>(response: &http::Response<B>) -> Option<Begin> {
     let Later(answer) = response.extensions().get()?;
     answer.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The answer itself: waits for one that comes later. For callers without the server, such as tests of routes.
+/// Waits for the answer if it comes later (`Err`). For tests that call routes without the server.
 #[cfg(test)]
 pub(crate) async fn settle<B>(response: http::Response<B>) -> Result<http::Response<B>, Response> {
     match take(&response) {
@@ -71,7 +70,7 @@ pub(crate) async fn settle<B>(response: http::Response<B>) -> Result<http::Respo
     }
 }
 
-/// What the answer to a parked request needs to know of it.
+/// The properties of a parked request that its answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     head: bool,
@@ -79,7 +78,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What to keep of `request`; nothing where it cannot be parked.
+    /// The properties of `request`. `None` if it cannot be parked.
     pub(super) fn of(request: &Request<Incoming>) -> Option<Self> {
         let head = *request.method() == Method::HEAD;
         let bodyless = request.body().is_end_stream() && (head || *request.method() == Method::GET);
@@ -89,7 +88,7 @@ impl Asked {
                 if option.eq_ignore_ascii_case("close") {
                     close = true;
                 } else if !option.eq_ignore_ascii_case("keep-alive") {
-                    // An upgrade is hyper's business.
+                    // For example an upgrade.
                     plain = false;
                 }
             }
@@ -97,8 +96,7 @@ impl Asked {
         (request.version() == Version::HTTP_11 && bodyless && plain).then_some(Self { head, close })
     }
 
-    /// The shortest request with the same needs. hyper reads it in the place of the one that was parked, so that it is hyper
-    /// that writes every answer.
+    /// A minimal request with the same properties. hyper reads it instead of the parked one, and so writes this answer, too.
     pub(super) fn request(self) -> &'static str {
         match (self.head, self.close) {
             (false, false) => "GET / HTTP/1.1\r\n\r\n",
@@ -109,14 +107,14 @@ impl Asked {
     }
 }
 
-/// What `handler` answers; 500 where it panics.
+/// The answer of `handler`, or 500 if it panics.
 pub(super) async fn guarded(handler: impl Future<Output = Response>) -> Response {
     let mut handler = pin!(handler);
     std::future::poll_fn(|cx| {
-        // The future is not polled again after a panic, and what it shares with other requests is behind their own locks.
+        // Unwind safety: the future is not polled again after a panic, and state shared with other requests is behind locks.
         catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))).unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled; the log says why").into()
+            error(StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log").into()
         })
     })
     .await

@@ -1,18 +1,19 @@
-//! Answering HTTP safely: whatever clients do, memory, descriptors and waiting stay bounded and the others are served.
+//! An HTTP server with limits: no client can use unbounded memory, descriptors or time, or keep others from being served.
 //!
-//! The routes are warp filters; the accept loop is our own, because warp's server has no limit on heads, connections or
-//! draining. [`run`] promises, for HTTP/1.1 on one listener:
+//! The routes are warp filters. The accept loop is part of this module because warp's server has no limits on request heads,
+//! connections or draining. [`run`] provides, for HTTP/1.1 on one listener:
 //!
-//! * a cap on connections; at the cap the one that has been the client's turn the longest is closed for the next;
-//! * a cap on idle connections, beyond which an answer ends its own, where the client is not about to come back ([`Waited`]);
-//! * a time limit on a request's head, on its body ([`body()`]) and on reading the answer, and none on the handler itself,
-//!   so that a long poll may take its minute;
-//! * a size limit on head and body;
-//! * an error answer in JSON for every refusal ([`error`], [`recover`]), also for a handler that panics;
-//! * an end on time: idle connections close at once, who has just connected is heard for a moment, and requests in flight get
-//!   [`Limits::drain`].
+//! * a limit on connections. At the limit, the connection that has been waiting longest for its client is closed;
+//! * a limit on idle connections. Beyond it a connection is closed after its answer, unless the client had to wait ([`Waited`]);
+//! * time limits for a request's head, for its body ([`body()`]) and for reading the answer, but none for the handler, so that
+//!   long polls are possible;
+//! * size limits for head and body;
+//! * answers that come later at little cost ([`later()`]), for long polls;
+//! * errors in JSON for all rejected requests ([`error`], [`recover`]), also if a handler panics;
+//! * a bounded shutdown: idle connections are closed at once, new connections may still send a request for a moment, and
+//!   requests in progress get [`Limits::drain`].
 //!
-//! A handler learns who asks from [`Peer`] in the request's extensions: `warp::ext::optional::<Peer>()`.
+//! A handler gets the address of the client from [`Peer`] in the request's extensions: `warp::ext::optional::<Peer>()`.
 
 mod body;
 mod connections;
@@ -56,45 +57,46 @@ pub use later::{is_later, later};
 pub use listen::{BindError, bind, bind_or_all};
 pub use refusal::{error, get, post, recover, retry_after};
 
-/// The largest head of a request, in bytes; a larger one is answered with 431. hyper adds its own cap of 100 header lines.
+/// The maximum size of a request head in bytes; a larger one is answered with 431. hyper also limits it to 100 header lines.
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// How often the accept loop marks its pulse.
 const PULSE: Duration = Duration::from_millis(500);
 
-/// The pause after an accept that failed because this host is short of something: long where nothing can be done about it,
-/// short where a connection was evicted and its descriptor is about to be free.
-const SHORT_OF_ALL: Duration = Duration::from_millis(100);
-const SHORT_OF_ONE: Duration = Duration::from_millis(1);
+/// The pause after a failed accept for lack of descriptors or memory.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long accepting must go well before a shortage counts as over.
-const CALM: Duration = Duration::from_secs(10);
+/// The same if an idle connection was closed to free its descriptor.
+const RETRY_PAUSE_AFTER_EVICTION: Duration = Duration::from_millis(1);
 
-/// How long a connection without a request so far is waited for after `stop`. Whoever connects to ask sends the request
-/// together with the last segment of the handshake, so this covers no path but a busy host.
+/// How long accepting must work before a shortage counts as over.
+const SHORTAGE_OVER_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a connection without a request may still send one after `stop`. A client sends its request together with the last
+/// segment of the TCP handshake, so this time does not have to cover the network, only a busy host.
 const GREETING: Duration = Duration::from_millis(100);
 
-/// How long a closed connection is read on, so that the client sees our last answer before the reset.
+/// How long the server continues to read from a connection that it closes, so that the client can read the last answer before
+/// it gets a reset.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What one listener allows.
+/// The limits of one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections may be open at once; at least 1. Requests whose handlers wait (long polls) hold theirs.
+    /// How many connections may be open at once, at least 1. Waiting requests (long polls) keep their connections open.
     pub connections: usize,
-    /// How many connections may wait for their clients before each answer ends its connection: more than clients that come
-    /// back at once need, and few enough to cost little memory.
+    /// How many connections may be idle before each further one is closed after its answer. Enough for clients that send
+    /// requests all the time, and few enough to need little memory.
     pub idle: usize,
-    /// How long a connection may take to send a request's head, counted from its opening or from the last answer; so it is
-    /// also how long a kept-alive connection may be idle.
+    /// How long a connection may be idle, and how long a request head may take from its first byte.
     pub head_time: Duration,
-    /// How long the body of a request may take.
+    /// How long a request body may take.
     pub body_time: Duration,
-    /// How many bytes the body of a request may have.
+    /// The maximum size of a request body in bytes.
     pub body_bytes: usize,
-    /// How long the client may take to read an answer.
+    /// How long a client may take to read an answer.
     pub write_time: Duration,
-    /// How long requests in flight may still take after `stop`.
+    /// How long requests in progress may still take after `stop`.
     pub drain: Duration,
 }
 
@@ -112,28 +114,28 @@ impl Default for Limits {
     }
 }
 
-/// Who sent a request.
+/// The client that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The client's address; an IPv4 client of a dual-stack listener has its IPv4 address here.
+    /// The client's address. For an IPv4 client of a dual-stack listener this is the IPv4 address.
     pub address: SocketAddr,
 }
 
-/// In the extensions of an answer: the handler let the client wait. Such a client comes back at once, so its connection is
-/// kept however many others there are.
+/// In the extensions of an answer: the handler let the client wait. Such a client sends the next request at once, so its
+/// connection is kept however many idle connections there are.
 #[derive(Clone, Copy, Debug)]
 pub struct Waited;
 
-/// How the requests in flight at `stop` ended.
+/// How the requests that were in progress at `stop` ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Their answers went out.
+    /// Their answers were sent.
     pub finished: usize,
-    /// They were still in flight after [`Limits::drain`] and were cut off.
+    /// They were still in progress after [`Limits::drain`], and their connections were closed.
     pub cut: usize,
 }
 
-/// What every connection is told.
+/// The state of the server, which every connection watches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -141,7 +143,7 @@ enum Stage {
     Cut,
 }
 
-/// Everything the connections of one listener share.
+/// State shared by all connections of one listener.
 struct Shared<S> {
     service: S,
     limits: Limits,
@@ -150,13 +152,13 @@ struct Shared<S> {
     finished: AtomicUsize,
 }
 
-/// Serves `routes` on `listener` until `stop`, then drains. Marks `pulse` at least once a second until then.
+/// Serves `routes` on `listener` until `stop`, then drains. Marks `pulse` at least once a second until `stop`.
 ///
-/// Must run inside a tokio runtime with its I/O and time drivers on. Dropped, it cuts all connections.
+/// Must run in a tokio runtime with I/O and time drivers. Dropping the future closes all connections.
 ///
 /// # Panics
 ///
-/// Where the runtime cannot watch the listener, which takes a runtime without its I/O driver or no descriptor left.
+/// If the runtime cannot register the listener: it has no I/O driver, or no descriptor is left.
 pub async fn run<F>(
     listener: std::net::TcpListener,
     routes: F,
@@ -168,10 +170,10 @@ where
     F: Filter<Error = Infallible> + Clone + Send + Sync + 'static,
     F::Extract: Reply,
 {
-    // Accepted connections inherit it. Answers are written whole; waiting for the client's ACK would only delay the last
-    // segment. Failure costs 40 ms.
+    // Accepted connections inherit this option. Answers are written as a whole, so Nagle's algorithm would only delay their
+    // last segment. If this fails, answers take up to 40 ms longer.
     let _ = SockRef::from(&listener).set_tcp_nodelay(true);
-    let listener = TcpListener::from_std(listener).expect("a runtime with its I/O driver on");
+    let listener = TcpListener::from_std(listener).expect("the runtime has an I/O driver");
     let connections = Connections::new(limits.connections);
     let shared = Arc::new(Shared {
         service: TowerToHyperService::new(warp::service(routes)),
@@ -180,7 +182,7 @@ where
         stage: watch::Sender::new(Stage::Open),
         finished: AtomicUsize::new(0),
     });
-    // Whatever ends this function, a cancelled caller included, ends the connections.
+    // However this function ends, also by cancellation, all connections are closed.
     let cut = CutOnDrop(&shared.stage);
     tokio::select! {
         () = stop => {}
@@ -203,7 +205,7 @@ impl Drop for CutOnDrop<'_> {
     }
 }
 
-/// Marks the pulse, in the same task as the accept loop. Never ends.
+/// Marks the pulse in the task of the accept loop. Never returns.
 async fn beat(pulse: Option<Pulse>) {
     let Some(pulse) = pulse else { return std::future::pending().await };
     let mut tick = interval(PULSE);
@@ -213,7 +215,7 @@ async fn beat(pulse: Option<Pulse>) {
     }
 }
 
-/// Accepts and spawns. Never ends.
+/// Accepts connections and spawns their tasks. Never returns.
 async fn accept<S>(listener: &TcpListener, shared: &Arc<Shared<S>>)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -223,8 +225,11 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                if last_shortage.take_if(|last| clock::monotonic().saturating_duration_since(*last) > CALM).is_some() {
-                    tracing::info!("accepting connections without trouble again");
+                if last_shortage
+                    .take_if(|last| clock::monotonic().saturating_duration_since(*last) > SHORTAGE_OVER_AFTER)
+                    .is_some()
+                {
+                    tracing::info!("accepting connections works again");
                 }
                 let slot = shared.connections.admit().await;
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -233,15 +238,15 @@ where
             Err(e) if is_of_one_connection(&e) => {}
             Err(e) => {
                 if last_shortage.replace(clock::monotonic()).is_none() {
-                    tracing::warn!("cannot accept connections, closing idle ones to go on: {e}");
+                    tracing::warn!("cannot accept connections, closing idle ones: {e}");
                 }
-                sleep(if shared.connections.evict() { SHORT_OF_ONE } else { SHORT_OF_ALL }).await;
+                sleep(if shared.connections.evict() { RETRY_PAUSE_AFTER_EVICTION } else { RETRY_PAUSE }).await;
             }
         }
     }
 }
 
-/// Whether a failed accept says something about that one client only (accept(2), "Error handling").
+/// Whether the error of a failed accept concerns only that one client (accept(2), "Error handling").
 fn is_of_one_connection(e: &io::Error) -> bool {
     matches!(
         e.kind(),

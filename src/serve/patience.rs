@@ -1,7 +1,7 @@
-//! A TCP stream whose writes cannot last forever.
+//! A TCP stream with a time limit on writing, and with bytes that were read in advance.
 //!
-//! A client that asks and then does not read, or reads a byte a second, would keep the answer in memory and its connection
-//! open without end. [`Patient`] gives everything between two flushes one time limit: hyper flushes when an answer is out.
+//! A client that does not read its answer, or reads it very slowly, would keep the answer in memory and its connection open
+//! for an unlimited time. [`Patient`] limits the time between two flushes; hyper flushes at the end of each answer.
 
 use std::io;
 use std::pin::Pin;
@@ -17,16 +17,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock;
 
-/// A stream that fails with `TimedOut` when an answer is not out within its limit.
+/// A stream whose writes fail with `TimedOut` if an answer is not sent within the limit.
 pub(super) struct Patient {
     stream: TcpStream,
     limit: Duration,
-    /// Whether bytes have been written that are not flushed yet.
+    /// Whether bytes have been written that have not been flushed.
     unflushed: Arc<AtomicBool>,
     deadline: Option<Instant>,
-    /// What is read before anything comes from the socket.
+    /// Bytes to read before those of the socket.
     ahead: Bytes,
-    /// Made only when a write has to wait, which most answers never do.
+    /// Created only when a write has to wait, which is rare.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -35,28 +35,28 @@ impl Patient {
         Self { stream, limit, unflushed: Arc::default(), deadline: None, ahead: Bytes::new(), alarm: None }
     }
 
-    /// A view of whether an answer is on its way out.
+    /// A shared flag: whether an answer is being sent.
     pub(super) fn unflushed(&self) -> Arc<AtomicBool> {
         self.unflushed.clone()
     }
 
-    /// Makes `bytes` the next that are read.
+    /// Puts `bytes` in front of everything else that will be read.
     pub(super) fn read_first(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.ahead = [bytes, &self.ahead].concat().into();
         }
     }
 
-    /// Whether there is something to read whatever the client does.
+    /// Whether bytes are buffered that can be read without the socket.
     pub(super) fn has_read_ahead(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Waits until the client has sent something and keeps it to be read. False where the client has ended the connection.
+    /// Waits until the client has sent something, and buffers it. False if the client has closed the connection.
     pub(super) async fn read_ahead(&mut self) -> io::Result<bool> {
         loop {
             self.stream.readable().await?;
-            // What `readable` says of a new connection is a guess.
+            // For a new connection `readable` returns at once, whether there is something to read or not.
             match read_now(&self.stream) {
                 Ok(bytes) => {
                     self.ahead = bytes;
@@ -68,7 +68,7 @@ impl Patient {
         }
     }
 
-    /// Waits until there is something to read from the socket, or its end, and gives what there is. It stays there.
+    /// Waits until the socket has something to read or has been closed, and copies it without removing it.
     pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.peek(buffer).await
     }
@@ -92,8 +92,8 @@ impl Patient {
     }
 }
 
-/// Reads what there is, up to the length of most requests. A function of its own, so that the buffer is no part of the future
-/// of a connection.
+/// Reads what is available, enough for most requests. A separate function, so that the buffer is not part of the future of a
+/// connection.
 fn read_now(stream: &TcpStream) -> io::Result<Bytes> {
     let mut buffer = [0; 2048];
     let read = stream.try_read(&mut buffer)?;

@@ -1,4 +1,4 @@
-//! Answers to requests that cannot be carried out: always the right status, always `{"error": "..."}`.
+//! Error answers: a status and the body `{"error": "..."}`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use warp::{Filter, Rejection};
 
 use crate::wire::ErrorBody;
 
-/// An answer with this status and the body `{"error": text}`.
+/// An error answer with this status and the body `{"error": text}`.
 #[must_use]
 pub fn error(status: StatusCode, text: impl Into<String>) -> Response {
     let body = serde_json::to_vec(&ErrorBody { error: text.into() }).expect("a struct of one text is always JSON");
@@ -25,7 +25,7 @@ pub fn error(status: StatusCode, text: impl Into<String>) -> Response {
     response
 }
 
-/// The same answer with `Retry-After`, in whole seconds rounded up, at least one.
+/// Adds `Retry-After` to an answer, in whole seconds, rounded up, at least 1.
 #[must_use]
 pub fn retry_after(mut response: Response, pause: Duration) -> Response {
     let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
@@ -33,7 +33,7 @@ pub fn retry_after(mut response: Response, pause: Duration) -> Response {
     response
 }
 
-/// A rejection that [`recover`] answers with its status and text: how a filter refuses a request.
+/// A rejection that [`recover`] answers with this status and text. Filters use it to reject a request.
 #[derive(Debug)]
 pub(super) struct Refusal {
     /// The status of the answer.
@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// The method is none that this path has; says which it has.
+/// The path does not support the method of the request.
 #[derive(Debug)]
 struct WrongMethod {
     allow: &'static str,
@@ -59,13 +59,13 @@ struct WrongMethod {
 
 impl Reject for WrongMethod {}
 
-/// Lets `GET` and `HEAD` through; use it after the path, so that the 405 of any other method is about that path.
+/// Accepts `GET` and `HEAD`. Use it after the path filter, so that only requests for that path are answered with 405.
 #[must_use]
 pub fn get() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     allowing(|method| matches!(*method, Method::GET | Method::HEAD), "GET, HEAD")
 }
 
-/// Lets `POST` through; use it after the path, so that the 405 of any other method is about that path.
+/// Accepts `POST`. Use it after the path filter, so that only requests for that path are answered with 405.
 #[must_use]
 pub fn post() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     allowing(|method| *method == Method::POST, "POST")
@@ -82,24 +82,25 @@ fn allowing(
         .untuple_one()
 }
 
-/// Turns whatever a filter rejected into an error answer; the last step of every set of routes.
+/// Turns a rejection into an error answer. The last step of all routes.
 ///
 /// # Errors
 ///
-/// Never; the type is what [`Filter::recover`] asks for.
+/// Never. [`Filter::recover`] requires the type.
 pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     Ok(answer_to(&rejection))
 }
 
 fn answer_to(rejection: &Rejection) -> Response {
     if rejection.is_not_found() {
-        return error(StatusCode::NOT_FOUND, "no such path here");
+        return error(StatusCode::NOT_FOUND, "no such path");
     }
     if let Some(Refusal { status, text }) = rejection.find() {
         return error(*status, text.as_str());
     }
     if let Some(WrongMethod { allow }) = rejection.find() {
-        let mut response = error(StatusCode::METHOD_NOT_ALLOWED, format!("this path has only {allow}"));
+        let mut response =
+            error(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed; this path supports {allow}"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         return response;
     }
@@ -110,10 +111,10 @@ fn answer_to(rejection: &Rejection) -> Response {
         return error(StatusCode::BAD_REQUEST, format!("the header {} is missing", e.name()));
     }
     if let Some(e) = rejection.find::<InvalidHeader>() {
-        return error(StatusCode::BAD_REQUEST, format!("the header {} cannot be read", e.name()));
+        return error(StatusCode::BAD_REQUEST, format!("the header {} is invalid", e.name()));
     }
     let (status, text) = if rejection.find::<InvalidQuery>().is_some() {
-        (StatusCode::BAD_REQUEST, "the query after the question mark cannot be read")
+        (StatusCode::BAD_REQUEST, "the query string is invalid")
     } else if rejection.find::<LengthRequired>().is_some() {
         (StatusCode::LENGTH_REQUIRED, "a Content-Length is required")
     } else if rejection.find::<PayloadTooLarge>().is_some() {
@@ -121,10 +122,10 @@ fn answer_to(rejection: &Rejection) -> Response {
     } else if rejection.find::<UnsupportedMediaType>().is_some() {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON")
     } else if rejection.find::<MethodNotAllowed>().is_some() {
-        (StatusCode::METHOD_NOT_ALLOWED, "this path does not have that method")
+        (StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
     } else {
-        tracing::error!("a request was rejected for a reason that has no answer: {rejection:?}");
-        (StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled; the log says why")
+        tracing::error!("unexpected rejection of a request: {rejection:?}");
+        (StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log")
     };
     error(status, text)
 }
@@ -158,13 +159,13 @@ mod tests {
     async fn every_rejection_is_json_with_its_own_status() {
         let request = warp::test::request;
         let cases = [
-            (request().path("/nowhere"), 404, "no such path here"),
-            (request().path("/read").method("DELETE"), 405, "this path has only GET, HEAD"),
+            (request().path("/nowhere"), 404, "no such path"),
+            (request().path("/read").method("DELETE"), 405, "this path supports GET, HEAD"),
             (request().path("/write").method("POST").body("{"), 400, "body: "),
             (request().path("/write").method("POST").header("content-type", "text/csv").body("1"), 415, "must be JSON"),
             (request().path("/query?a=%"), 400, "query"),
             (request().path("/header"), 400, "the header x-number is missing"),
-            (request().path("/header").header("x-number", "many"), 400, "the header x-number cannot be read"),
+            (request().path("/header").header("x-number", "many"), 400, "the header x-number is invalid"),
             (request().path("/full"), 429, "the ring is full"),
         ];
         for (request, status, text) in cases {

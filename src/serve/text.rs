@@ -1,7 +1,7 @@
-//! The Prometheus text format, version 0.0.4, and pages of it that are made once and sent often.
+//! The Prometheus text format, version 0.0.4, and pages in this format that are sent to several clients.
 //!
-//! [`Exposition`] writes families into one buffer and knows nothing of where the figures come from; label values and HELP are
-//! escaped here and nowhere else. A [`Page`] is the finished text; its gzip is made at the first request that wants it.
+//! [`Exposition`] writes metric families into a buffer. It escapes label values and HELP texts. A [`Page`] is a finished text. It
+//! is compressed when the first client asks for gzip.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -12,17 +12,17 @@ use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use warp::reply::Response;
 
-/// What a scrape is answered with.
+/// The content type of a scrape.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The type of a family, as `# TYPE` names it.
+/// The type of a metric family, as in `# TYPE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only ever goes up, and starts at 0 with the process.
+    /// Only increases, and starts at 0 with the process.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Observations counted by their size; written with [`Exposition::histogram`].
+    /// Observations counted in buckets; written with [`Exposition::histogram`].
     Histogram,
 }
 
@@ -36,12 +36,12 @@ impl Kind {
     }
 }
 
-/// A set of labels, escaped once to be used in many samples.
+/// A set of labels, escaped once and used in many samples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(String);
 
 impl Labels {
-    /// These labels, in this order. Names are ours and must be label names; values may be any text.
+    /// These labels in this order. Names must be valid label names; values may be any text.
     #[must_use]
     pub fn new(labels: &[(&str, &str)]) -> Self {
         let mut block = String::new();
@@ -50,7 +50,7 @@ impl Labels {
     }
 }
 
-/// A text of metric families in the making.
+/// A text with metric families that is being written.
 ///
 /// ```
 /// use netring::serve::text::{Exposition, Kind};
@@ -72,7 +72,7 @@ impl Exposition {
         Self::default()
     }
 
-    /// An empty text with room for this many bytes.
+    /// An empty text with this capacity in bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { text: String::with_capacity(bytes) }
@@ -211,7 +211,7 @@ fn push_number(text: &mut String, value: f64) {
     }
 }
 
-/// A finished text that many requests are answered with.
+/// A finished text that answers many requests.
 #[derive(Debug)]
 pub struct Page {
     plain: Bytes,
@@ -219,7 +219,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page of this text.
+    /// A page with this text.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self { plain: text.into(), gzip: OnceLock::new() }
@@ -231,13 +231,13 @@ impl Page {
         self.plain.len()
     }
 
-    /// Whether there is no text.
+    /// Whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.plain.is_empty()
     }
 
-    /// The answer to a request with this `Accept-Encoding`. The first that takes gzip waits while it is made.
+    /// The answer to a request with this `Accept-Encoding`. The first request that accepts gzip waits for the compression.
     #[must_use]
     pub fn reply(&self, accept_encoding: Option<&str>) -> Response {
         let gzip = accept_encoding.is_some_and(accepts_gzip);
@@ -253,13 +253,13 @@ impl Page {
     }
 }
 
-/// The fastest level: a page lives for one or two scrapes, and the time is taken from the runtime that answers them.
+/// Uses the fastest level: a page serves one or two scrapes, and compression blocks the thread that answers requests.
 fn compressed(plain: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::fast());
     encoder.write_all(plain).and_then(|()| encoder.finish()).expect("a Vec takes every byte").into()
 }
 
-/// Whether `Accept-Encoding` takes gzip (RFC 9110 section 12.5.3): named or by `*`, and not with a weight of 0.
+/// Whether `Accept-Encoding` accepts gzip (RFC 9110 section 12.5.3): by name or by `*`, and not with a weight of 0.
 fn accepts_gzip(accept_encoding: &str) -> bool {
     let mut any = false;
     for item in accept_encoding.split(',') {

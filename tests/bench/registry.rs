@@ -192,7 +192,6 @@ struct LargeRing {
 fn large_ring(bench: &Bench) -> &'static LargeRing {
     static MEASURED: OnceLock<LargeRing> = OnceLock::new();
     MEASURED.get_or_init(|| {
-        // At least one turn of all polls.
         let seconds = if bench.short { 31.0 } else { 60.0 };
         let registry = ring(LARGE, None);
         let (ours, bytes) = paced(registry.server, || registry.usage(), tag(&registry), seconds, Follow::LongPoll);
@@ -207,15 +206,14 @@ fn large_ring(bench: &Bench) -> &'static LargeRing {
     })
 }
 
-/// What a large ring costs: the share of a core, the memory at its end, and the bytes sent each second.
+/// What a large ring costs: the share of a core, the memory at the end, and the bytes sent each second once all follow.
 fn paced(server: SocketAddr, usage: impl Fn() -> Usage, tag: String, seconds: f64, follow: Follow) -> (Cost, f64) {
-    let mut load = Load::start(server, &Job::Paced { members: LARGE, seconds, tag, follow });
-    if follow == Follow::LongPoll {
-        load.wait_waiting();
-        load.go_on();
-    }
+    // Until all long polls wait.
+    let begins = if follow == Follow::LongPoll { load::POLL + 1.0 } else { 0.0 };
+    let load = Load::start(server, &Job::Paced { members: LARGE, seconds: begins + seconds, tag, follow });
+    std::thread::sleep(Duration::from_secs_f64(begins));
     let (before, began) = (usage(), monotonic());
-    // Its end is that of the last connection, which the server may close late.
+    // The load ends with its last connection, which the server may close late.
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let (after, took) = (usage(), monotonic() - began);
     let report = load.report();

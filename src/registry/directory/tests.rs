@@ -143,7 +143,7 @@ async fn while_the_store_is_away_the_last_view_is_served_and_nobody_asks_in_vain
     let (directory, store) = directory(LONG);
     directory.register(candidate(1)).await.unwrap();
     let view = directory.view().await.unwrap();
-    assert_eq!((directory.stale(), directory.trouble()), (None, None));
+    assert_eq!((directory.stale(), directory.problem()), (None, None));
     store.away.store(true, Ordering::SeqCst);
     assert!(directory.heartbeat(&id(1)).await.is_err());
     let asked = store.asked.load(Ordering::SeqCst);
@@ -155,7 +155,7 @@ async fn while_the_store_is_away_the_last_view_is_served_and_nobody_asks_in_vain
     }
     assert_eq!(store.asked.load(Ordering::SeqCst), asked);
     assert!(directory.stale().is_some());
-    assert!(directory.trouble().unwrap().contains("connection refused"));
+    assert!(directory.problem().unwrap().contains("connection refused"));
 
     store.away.store(false, Ordering::SeqCst);
     let running = tokio::spawn({

@@ -1,12 +1,12 @@
 //! The embedded store: the roster in this process's memory, and in a [`journal`] where there is a state directory.
 //!
-//! The roster decides everything at once, under a lock that no wait is held across; a registration is acknowledged when
-//! the journal has it on disk. Heartbeats are not journalled: members that a restart brings back get one whole lease to
-//! be heard in. Leaving is journalled too; a disk that is slow or full does not hold it up, and a leave lost in a crash
-//! costs one lease.
+//! All operations change the roster in memory under a lock that is never held across an await. A registration is acknowledged
+//! when the journal is on disk. Heartbeats are not written to the journal: members restored after a restart get a full lease
+//! to send the next one. Departures are written, but do not wait for a slow or full disk. If a crash loses one, the member
+//! stays on the roster until its lease expires.
 //!
-//! A journal that cannot be written turns registrations away, and only those that something would have to be written for:
-//! a member that registers again where it is known to stand passes. Writing is tried again every second.
+//! While the journal cannot be written, registrations that would have to be written are rejected. A known member may still
+//! register again with an unchanged location and address. Writing is retried every second.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,19 +36,18 @@ struct State {
 }
 
 impl EmbeddedStore {
-    /// A store that forgets everything when the process ends.
+    /// A store without a journal.
     #[must_use]
     pub fn in_memory(limits: Limits) -> Self {
         Self { state: State::new(Roster::new(limits.member_ttl, limits.max_members)), journal: None }
     }
 
-    /// The store kept in `registry.journal` in the directory `directory`, as it was left. `pulse` is marked by the thread that
-    /// writes the journal.
+    /// Restores the store from `registry.journal` in `directory`. The thread that writes the journal marks `pulse`.
     ///
     /// # Errors
     ///
-    /// [`JournalError`] where the directory or the journal in it cannot be used at all. A disk that is only full or
-    /// read-only is not among them: the store comes up and turns registrations away until it can be written.
+    /// [`JournalError`] if the directory or the journal cannot be read. A disk that is full or read-only is no error: the
+    /// store starts and rejects registrations until it can write.
     pub fn open(directory: &Path, limits: Limits, pulse: Option<Pulse>) -> Result<Self, JournalError> {
         Self::on(Box::new(FileMedium::open(directory)?), limits, pulse)
     }
@@ -64,13 +63,13 @@ impl EmbeddedStore {
         Ok(Self { state, journal: Some(journal) })
     }
 
-    fn admit(&self, candidate: Candidate) -> Result<(Admission, Option<journal::Kept>), StoreError> {
+    fn admit(&self, candidate: Candidate) -> Result<(Admission, Option<journal::Durable>), StoreError> {
         let mut state = lock(&self.state);
         let now = state.now(self.journal.as_ref());
         let id = candidate.instance_id.clone();
-        let since = state.roster.stands_since(&candidate, now);
-        // None where its record is on disk: nothing has to be written then. The record of an earlier, unanswered registration
-        // may be on its way still.
+        let since = state.roster.unchanged_since(&candidate, now);
+        // `None` if the member's current record is already on disk and nothing has to be written. The record of an earlier
+        // registration that was not answered may still be in the queue.
         let writing = self.journal.as_ref().filter(|journal| since.is_none_or(|since| since > journal.durable()));
         if let Some(reason) = writing.and_then(Journal::fault) {
             return Err(StoreError::Unwritable(reason));
@@ -96,7 +95,7 @@ impl State {
         Arc::new(Mutex::new(Self { roster, ring_time, expired: Vec::new() }))
     }
 
-    /// The ring's time; whose lease is over at it is gone, here and in the journal.
+    /// The ring time. Removes the members whose leases have expired, from the roster and from the journal.
     fn now(&mut self, journal: Option<&Journal>) -> std::time::Instant {
         let now = self.ring_time.at(clock::monotonic());
         while let Some(member) = self.roster.expire(now) {
@@ -118,7 +117,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long a leave may wait to be on disk.
+/// How long a departure waits for the disk before it is answered.
 const LEAVE_WAIT: Duration = Duration::from_millis(200);
 
 impl Store for EmbeddedStore {
@@ -157,7 +156,7 @@ impl Store for EmbeddedStore {
                     journal.kept()
                 })
             };
-            // The leave is done whatever the disk says: lost in a crash it costs one more lease, and nobody a long wait.
+            // The member has left even if the disk fails: a record lost in a crash only keeps it listed for one more lease.
             if let Some(kept) = kept {
                 let _ = timeout(LEAVE_WAIT, kept).await;
             }
@@ -176,7 +175,7 @@ impl Store for EmbeddedStore {
                 next_expiry: state.roster.next_expiry().map(|ends| ends.saturating_duration_since(now)),
                 expired: std::mem::take(&mut state.expired),
                 unusable: 0,
-                impaired: self.fault(),
+                write_error: self.fault(),
             })
         })
     }

@@ -1,8 +1,8 @@
 //! Where the roster lives: in this process ([`embedded`]) or in a Redis that several registries share ([`redis`]).
 //!
-//! Both keep the same promises, and one suite tests both: an acknowledged registration is not lost, a lease ends by the
-//! store's own clock and never by a jump of the wall's, an outage of the store or of the registry ends none, and every
-//! lease that ends is seen by exactly one registry.
+//! Both give the same guarantees, and one test suite checks both. An acknowledged registration is not lost. Leases expire by
+//! the store's own monotonic clock, so a jump of the wall clock ends none. An outage of the store or of the registry ends
+//! none either. Each expired lease is reported to exactly one registry.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,102 +17,102 @@ pub mod redis;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// What a store operation gives back: a future that borrows the store, so that one daemon can hold either store.
+/// The future of a store operation. It is boxed so that the daemon can hold either store as a trait object.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The roster's keeper. Operations may run side by side; [`Store::follow`] runs once at a time.
+/// A store of the roster. Operations may run concurrently, except [`Store::follow`], which runs once at a time.
 pub trait Store: Send + Sync {
     /// `embedded` or `redis`, as `/health` names it.
     fn name(&self) -> &'static str;
 
-    /// Gives `candidate` a place on the roster and a whole lease. When it answers, the registration is kept.
+    /// Registers `candidate` with a full lease. When the future resolves, the registration is durable.
     fn register(&self, candidate: Candidate) -> Answer<'_, Admission>;
 
-    /// Renews the lease of `id`; false where it holds none.
+    /// Renews the lease of `id`. False if it has none.
     fn heartbeat<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool>;
 
-    /// Ends the lease of `id`; false where it held none.
+    /// Ends the lease of `id`. False if it had none.
     fn deregister<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, bool>;
 
-    /// Ends the leases that are over, and tells where the roster stands; the roster itself where it is not at `known`.
+    /// Ends expired leases and returns the state of the roster, with the members unless the state equals `known`.
     fn follow<'a>(&'a self, known: Option<&'a Mark>) -> Answer<'a, Followed>;
 
-    /// The `last_seen` of each of `members`, in their order; `None` for one that has gone meanwhile.
+    /// The `last_seen` of each of `members`, in the same order. `None` for a member that has left.
     fn last_seen<'a>(&'a self, members: &'a [Member]) -> Answer<'a, Vec<Option<u64>>>;
 
-    /// Takes new limits, from the next registration or heartbeat on.
+    /// Sets new limits, which apply from the next registration or heartbeat.
     fn set_limits(&self, limits: Limits);
 
-    /// Writes down what it holds in memory only; the last call before the process ends.
+    /// Writes state that is only in memory. The last call before the process ends.
     fn close(&self) -> Answer<'_, ()>;
 }
 
-/// What an operator may change while the store runs.
+/// Settings that can change while the store runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The length of a lease.
     pub member_ttl: Duration,
     /// The most members the ring may have.
     pub max_members: std::num::NonZeroUsize,
-    /// How often the store looks for what it is not told of: what older programs did in a shared Redis.
+    /// How often the store looks for changes made by older programs in a shared Redis.
     pub cleanup_interval: Duration,
 }
 
-/// A state of the roster, such that two equal marks of one store mean the same roster.
+/// Identifies a state of the roster: two equal marks of one store mean the same roster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// How many joins, leaves and moves there have been. Goes back where a store has lost its memory.
+    /// The number of joins, leaves and address changes. Starts again if the store loses its data.
     pub revision: u64,
-    /// What tells apart two states of one revision, before and after a store has lost its memory.
+    /// Distinguishes states with the same revision before and after the store lost its data.
     pub origin: Arc<str>,
 }
 
-/// Where the roster stands.
+/// The result of [`Store::follow`].
 #[derive(Clone, Debug, Default)]
 pub struct Followed {
     /// The state of the roster.
     pub mark: Mark,
-    /// The live members, in no particular order, each identity once; `None` where the caller has them already.
+    /// The live members in no particular order, without duplicates. `None` if the caller has them already.
     pub roster: Option<Vec<Member>>,
-    /// The shortest time in which a lease could end; `None` where there is no lease.
+    /// The time until the first lease can expire; `None` without leases.
     pub next_expiry: Option<Duration>,
-    /// Leases that this call ended.
+    /// The members whose leases this call ended.
     pub expired: Vec<InstanceId>,
-    /// Entries of other programs that make no sense and are left out.
+    /// The number of invalid entries written by other programs, which are skipped.
     pub unusable: usize,
-    /// Why registrations cannot be kept at the moment, where all else goes on.
-    pub impaired: Option<String>,
+    /// Why registrations cannot be saved at the moment although everything else works.
+    pub write_error: Option<String>,
 }
 
-/// Why a store did not do what it was asked. The texts hold no secret and fit after "cannot …: ".
+/// Why a store operation failed. The texts contain no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// No connection, or it broke.
+    /// There is no connection, or it was lost.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
-    /// No answer in time.
+    /// No reply within the time limit.
     #[error("the store did not answer within {0:?}")]
     Timeout(Duration),
-    /// It answered that it cannot: wrong password, still loading, read-only, out of memory.
-    #[error("the store refuses: {0}")]
-    Refused(String),
-    /// It answered something that makes no sense.
-    #[error("the store's answer makes no sense: {0}")]
-    Senseless(String),
+    /// The store replied with an error: wrong password, still loading, read-only, out of memory.
+    #[error("the store returned an error: {0}")]
+    Failed(String),
+    /// The store replied with something that this program does not understand.
+    #[error("unexpected reply from the store: {0}")]
+    UnexpectedReply(String),
     /// The registration cannot be written to disk. Nothing else is affected.
-    #[error("the registration cannot be kept: {0}")]
+    #[error("the registration cannot be saved: {0}")]
     Unwritable(String),
-    /// The ring has as many members as it may have.
-    #[error("the ring is full: it has the {0} members that registry.max_members allows")]
+    /// The ring has the maximum number of members.
+    #[error("the ring is full: it has {0} members, the limit set by registry.max_members")]
     Full(usize),
 }
 
 impl StoreError {
-    /// Whether the store as a whole is away, so that asking it for something else would fail too.
+    /// Whether the whole store is unavailable, so that other operations would fail too.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout(_) | Self::Refused(_) | Self::Senseless(_) => true,
+            Self::Unreachable(_) | Self::Timeout(_) | Self::Failed(_) | Self::UnexpectedReply(_) => true,
             Self::Unwritable(_) | Self::Full(_) => false,
         }
     }

@@ -1,23 +1,22 @@
-//! The shared store: a Redis that any number of registries, and older programs of the same name, work on at once.
+//! The shared store: a Redis used by any number of registries, and by older programs of the same name, at the same time.
 //!
-//! Every operation is one Lua script (`redis/*.lua`; `common.lua` says which keys there are), so it is one round trip and
-//! nothing of it can be seen half done. Leases end by ring time: Redis's clock without its jumps and without our outages.
-//! Registries therefore need not agree on the time, a wrong clock ends no lease, and an outage of Redis or of all
-//! registries gives every member a whole chance to be heard again.
+//! Every operation is one Lua script (`redis/*.lua`; `common.lua` lists the keys). It takes one round trip and is atomic. Leases
+//! expire by ring time, which is the clock of Redis without jumps and without outages. Registries therefore do not need
+//! synchronised clocks, a wrong clock expires no lease, and after an outage of Redis or of all registries every member has
+//! time to send a heartbeat.
 //!
-//! **A Redis that has lost its memory** (FLUSHALL, a restart without persistence, a failover to an empty replica) has no
-//! identity under `netring:clock`. The first registry that notices gives it back the roster it remembers, with whole
-//! leases, and an identity, before it reads on: nobody sees an empty ring. What was last read longer than `member_ttl` ago
-//! is not given back, none of those leases could still run. A Redis with another identity has been filled by others since,
-//! who know better than we who left meanwhile: it is read like any other.
+//! **If Redis has lost its data** (FLUSHALL, a restart without persistence, a failover to an empty replica), it has no identity
+//! in `netring:clock`. The first registry that notices this writes back the roster it remembers, with full leases and a new
+//! identity, before it reads again, so no client sees an empty ring. A roster that was read more than `member_ttl` ago is not
+//! written back, because all its leases have expired. If Redis has another identity than before, another registry has
+//! restored it and knows better which members have left; it is read as usual.
 //!
-//! **Older programs** write `netring:member:<id>` and `netring:active_members` by plain commands and know nothing of the
-//! index. What they did is taken over when the sizes of set and index part, and every
-//! `cleanup_interval`; a renewal of theirs counts when
-//! our lease of that member is about to end. What of theirs makes no sense is left out and counted.
+//! **Older programs** write `netring:member:<id>` and `netring:active_members` with plain commands and do not maintain the
+//! index. Their changes are taken over when the sizes of the set and the index differ, and every `cleanup_interval`. Renewals
+//! by them are considered when a lease is about to expire. Invalid entries are skipped and counted.
 //!
-//! Needs Redis 5 or later, or Valkey, with scripts allowed and read and write access to `netring:*`. Not a Redis Cluster: the
-//! keys of one operation lie in different slots.
+//! Requires Redis 5 or later, or Valkey, with scripts enabled and read and write access to `netring:*`. Redis Cluster is not
+//! supported, because the keys of one operation are in different slots.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -45,10 +44,10 @@ const ROSTER: &str = "netring:roster";
 const REVISION: &str = "netring:revision";
 const MEMBER: &str = "netring:member:";
 
-/// How many members one script or one pipeline carries, so that none holds Redis up for long.
+/// The maximum number of members in one script call or pipeline, so that none blocks Redis for long.
 const CHUNK: usize = 500;
 
-/// After how many unanswered ticks in a row the connection counts as dead: a peer that vanished without a word.
+/// After how many consecutive timeouts the connection counts as dead and is replaced.
 const SILENT_TICKS: u32 = 3;
 
 macro_rules! script {
@@ -77,13 +76,13 @@ struct Scripts {
     reconcile: Script,
 }
 
-/// What this registry knows of the roster from its last look at it.
+/// What this registry remembers of the roster from the last time it was read.
 #[derive(Default)]
 struct Remembered {
-    /// The identity of the memory it was read from.
+    /// The identity of the data set it was read from.
     ring: String,
     members: Vec<Member>,
-    /// When we last knew that these are the members.
+    /// When these were last known to be the members.
     contact: Option<Instant>,
     unusable: usize,
     reconciled: Option<Reconciled>,
@@ -97,15 +96,15 @@ struct Reconciled {
     index: u64,
 }
 
-/// The answer of `follow.lua`.
+/// The reply of `follow.lua`.
 type Tick = (String, u64, String, i64, u64, u64, Vec<Vec<u8>>);
 
 impl RedisStore {
-    /// The store at the Redis of `settings`. Connects when first used, and again whenever the connection is lost.
+    /// The store in the Redis of `settings`. It connects on first use, and again when the connection is lost.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unreachable`] where the settings can name no Redis at all. Must be called on a tokio runtime.
+    /// [`StoreError::Unreachable`] if the settings are invalid. Must be called on a tokio runtime.
     pub fn new(settings: &RedisSettings, limits: Limits) -> Result<Self, StoreError> {
         let (address, shown) = if settings.host.starts_with('/') {
             (ConnectionAddr::Unix(PathBuf::from(&settings.host)), settings.host.clone())
@@ -190,8 +189,8 @@ impl RedisStore {
         match e.kind() {
             _ if e.is_timeout() => StoreError::Timeout(self.timeout),
             ErrorKind::Io => StoreError::Unreachable(text),
-            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Senseless(text),
-            _ => StoreError::Refused(text),
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::UnexpectedReply(text),
+            _ => StoreError::Failed(text),
         }
     }
 
@@ -201,16 +200,16 @@ impl RedisStore {
         loop {
             let (ring, revision, changed, left, set, index, ended): Tick = self.run(&self.scripts.follow, &[]).await?;
             if ring.is_empty() {
-                self.give_back().await?;
+                self.restore().await?;
                 continue;
             }
-            self.recognise(ring.clone());
+            self.check_identity(ring.clone());
             let all_ended = ended.is_empty();
             followed.expired.extend(ended.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()));
             if !all_ended {
                 continue;
             }
-            if self.is_due(set, index) {
+            if self.must_reconcile(set, index) {
                 self.reconcile(set, index).await?;
                 continue;
             }
@@ -228,22 +227,22 @@ impl RedisStore {
         }
     }
 
-    /// In another memory than before all has to be looked at anew.
-    fn recognise(&self, ring: String) {
+    /// Forgets what was remembered if Redis has another data set than before.
+    fn check_identity(&self, ring: String) {
         let mut remembered = self.remembered();
         if remembered.ring != ring {
             *remembered = Remembered { ring, silent_ticks: remembered.silent_ticks, ..Remembered::default() };
         }
     }
 
-    /// Gives a Redis that has lost its memory an identity, and before that the roster we remember where its leases could
-    /// still run. Does nothing to a Redis that got its identity meanwhile.
-    pub(super) async fn give_back(&self) -> Result<(), StoreError> {
+    /// Restores a Redis that has lost its data: writes back the remembered roster, unless all its leases have expired, and then a
+    /// new identity. Does nothing if Redis has an identity.
+    pub(super) async fn restore(&self) -> Result<(), StoreError> {
         let members: Vec<Vec<u8>> = {
             let (remembered, member_ttl) = (self.remembered(), self.limits().member_ttl);
             let age = remembered.contact.map(|contact| clock::monotonic().saturating_duration_since(contact));
-            let could_run = age.is_some_and(|age| age < member_ttl);
-            remembered.members.iter().filter(|_| could_run).map(stored).collect()
+            let may_be_valid = age.is_some_and(|age| age < member_ttl);
+            remembered.members.iter().filter(|_| may_be_valid).map(stored).collect()
         };
         for chunk in members.chunks(CHUNK) {
             let arguments: Vec<&[u8]> = [b"".as_slice()].into_iter().chain(chunk.iter().map(Vec::as_slice)).collect();
@@ -254,7 +253,7 @@ impl RedisStore {
         let identity = uuid::Uuid::new_v4().to_string();
         if self.run::<bool>(&self.scripts.offer, &[identity.as_bytes()]).await? && !members.is_empty() {
             let members = members.len();
-            tracing::warn!(members, "redis had lost the roster; gave back what this registry remembered");
+            tracing::warn!(members, "Redis had lost its data, restored the roster that this registry remembers");
         }
         Ok(())
     }
@@ -279,7 +278,7 @@ impl RedisStore {
         Ok((mark(revision.unwrap_or(0), &ring, &changed.unwrap_or_default()), members))
     }
 
-    fn is_due(&self, set: u64, index: u64) -> bool {
+    fn must_reconcile(&self, set: u64, index: u64) -> bool {
         match self.remembered().reconciled {
             None => true,
             Some(last) => {
@@ -290,7 +289,7 @@ impl RedisStore {
         }
     }
 
-    /// Takes over what older programs have added, removed or moved.
+    /// Takes over members that older programs have added, removed or changed.
     async fn reconcile(&self, set: u64, index: u64) -> Result<(), StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("SMEMBERS").arg(ACTIVE).cmd("ZRANGE").arg(EXPIRY).arg(0).arg(-1);
@@ -301,7 +300,7 @@ impl RedisStore {
         }
         let members = self.remembered().members.clone();
         self.seen(&members).await?;
-        // What is still apart now (an entry without a hash) is not worth looking at on every tick.
+        // Remember the sizes: a difference that remains, such as an entry without a hash, must not cause work on every tick.
         let mut pipeline = redis::pipe();
         pipeline.cmd("SCARD").arg(ACTIVE).cmd("ZCARD").arg(EXPIRY);
         let (set_now, index_now) = if apart.is_empty() { (set, index) } else { self.query(&pipeline).await? };
@@ -309,7 +308,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// When each of `members` was last seen. A member that an older program has moved meanwhile is taken over on the way.
+    /// When each of `members` was last seen. Also takes over members that an older program has changed.
     async fn seen(&self, members: &[Member]) -> Result<Vec<Option<u64>>, StoreError> {
         let mut seen = Vec::with_capacity(members.len());
         for chunk in members.chunks(CHUNK) {
@@ -317,7 +316,7 @@ impl RedisStore {
             for member in chunk {
                 let key = format!("{MEMBER}{}", member.instance_id);
                 pipeline.cmd("HMGET").arg(key).arg(&["location", "ip", "port", "registered_at", "last_seen"]);
-                // A key that holds something else is that member's misfortune alone.
+                // A key with a wrong type must not affect other members.
                 pipeline.ignore_errors();
             }
             let found: Vec<Result<Vec<Option<Vec<u8>>>, RedisError>> = self.query(&pipeline).await?;
@@ -336,9 +335,9 @@ impl RedisStore {
         Ok(seen)
     }
 
-    /// A connection that has been silent for some ticks is given up for a new one: nothing else notices a peer that
-    /// vanished without closing it.
-    fn note_silence(&self, outcome: &Result<Followed, StoreError>) {
+    /// Replaces the connection after several consecutive timeouts. Nothing else notices that the other end has disappeared
+    /// without closing it.
+    fn watch_connection(&self, outcome: &Result<Followed, StoreError>) {
         let mut remembered = self.remembered();
         match outcome {
             Err(StoreError::Timeout(_)) => remembered.silent_ticks += 1,
@@ -354,7 +353,7 @@ impl RedisStore {
 }
 
 fn connect(client: &Client, timeout: Duration) -> Result<ConnectionManager, RedisError> {
-    // The directory asks again every second; the manager need not insist by itself.
+    // The directory queries again every second, so the connection manager needs few retries.
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
         .set_min_delay(Duration::from_millis(50))
@@ -368,7 +367,7 @@ fn mark(revision: u64, ring: &str, changed: &str) -> Mark {
     Mark { revision, origin: format!("{ring}/{changed}").into() }
 }
 
-/// A member as `netring:roster` holds it.
+/// A member as it is stored in `netring:roster`.
 fn stored(member: &Member) -> Vec<u8> {
     let text = json!({
         "instance_id": member.instance_id, "location": member.location, "ip": member.ip, "port": member.port.to_string(),
@@ -377,7 +376,7 @@ fn stored(member: &Member) -> Vec<u8> {
     text.to_string().into_bytes()
 }
 
-/// A member as its hash tells it, in the order in which [`RedisStore::seen`] asks.
+/// A member from the fields of its hash, in the order of the query in [`RedisStore::seen`].
 fn from_hash(id: &InstanceId, values: &[Option<Vec<u8>>]) -> Option<Member> {
     let mut fields = Map::new();
     fields.insert("instance_id".into(), id.as_str().into());
@@ -405,7 +404,7 @@ impl Store for RedisStore {
                 "moved" => Ok(Admission::Moved),
                 "renewed" => Ok(Admission::Renewed),
                 "full" => Err(StoreError::Full(max_members)),
-                other => Err(StoreError::Senseless(format!("{other:?} to a registration"))),
+                other => Err(StoreError::UnexpectedReply(format!("{other:?} to a registration"))),
             }
         })
     }
@@ -421,7 +420,7 @@ impl Store for RedisStore {
     fn follow<'a>(&'a self, known: Option<&'a Mark>) -> Answer<'a, Followed> {
         Box::pin(async move {
             let outcome = self.look(known).await;
-            self.note_silence(&outcome);
+            self.watch_connection(&outcome);
             outcome
         })
     }

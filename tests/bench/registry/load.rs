@@ -72,8 +72,8 @@ pub enum Follow {
     /// They ask each 30 seconds, on a new connection each time.
     Poll,
     /// They ask with `wait=30` again and again on a kept connection, and now and then for the whole roster, which has the
-    /// times of the last heartbeats: each tenth time, in a ring of more than 1,000 members each `members / 100`th time. Says
-    /// `Waiting` when all of them wait, and goes on at a word.
+    /// times of the last heartbeats: each tenth time, in a ring of more than 1,000 members each `members / 100`th time.
+    /// They begin evenly over the first 30 seconds, after which all of them wait all the time.
     LongPoll,
 }
 
@@ -240,18 +240,25 @@ async fn closed(server: SocketAddr, connections: usize, fresh: bool, seconds: f6
     sum(clients.join_all().await)
 }
 
+/// How often members poll, and how long their long polls wait, in seconds.
+pub const POLL: f64 = 30.0;
+
 async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str, follow: Follow) -> Report {
     const HEARTBEAT: f64 = 45.0;
-    const POLL: f64 = 30.0;
-    let long_polls = match follow {
-        Follow::Poll => Vec::new(),
-        Follow::LongPoll => long_polls(server, members, tag, POLL).await,
-    };
     let begin = monotonic();
     let poll: Rc<[u8]> = poll(tag, "", false).into();
     let mut clients = JoinSet::new();
-    for member in long_polls {
-        clients.spawn_local(member.follow(seconds));
+    let end = begin + Duration::from_secs_f64(seconds);
+    if follow == Follow::LongPoll {
+        let distance = (members / 100).max(10);
+        let (request, full): (Rc<[u8]>, Rc<[u8]>) =
+            (self::poll(tag, &format!("?wait={POLL}"), false).into(), get("/members", "", false).into());
+        for n in 0..members {
+            let opens = begin + Duration::from_secs_f64(n as f64 * POLL / members as f64);
+            // Not in the order in which they open, so that whole rosters are asked for evenly in time.
+            let member = LongPoll { polls: n * 37 % distance, distance, request: request.clone(), full: full.clone() };
+            clients.spawn_local(member.follow(server, opens, end));
+        }
     }
     let (mut beats, mut polls) = (0_usize, 0_usize);
     loop {
@@ -282,9 +289,8 @@ async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str, foll
     sum(clients.join_all().await)
 }
 
-/// A member whose long poll waits.
+/// A member that follows the roster by long polls.
 struct LongPoll {
-    client: Client,
     /// How many polls it has made.
     polls: usize,
     /// How many polls lie between two in full.
@@ -293,46 +299,21 @@ struct LongPoll {
     full: Rc<[u8]>,
 }
 
-/// Members whose first polls end evenly over the next `wait` seconds.
-async fn long_polls(server: SocketAddr, members: usize, tag: &str, wait: f64) -> Vec<LongPoll> {
-    let distance = (members / 100).max(10);
-    let request: Rc<[u8]> = poll(tag, &format!("?wait={wait}"), false).into();
-    let full: Rc<[u8]> = get("/members", "", false).into();
-    let mut waiting = Vec::with_capacity(members);
-    while waiting.len() < members {
-        let mut opening = JoinSet::new();
-        for n in waiting.len()..members.min(waiting.len() + OPENING) {
-            let first = poll(tag, &format!("?wait={:.3}", wait + n as f64 * wait / members as f64), false);
-            let (request, full) = (Rc::clone(&request), Rc::clone(&full));
-            opening.spawn_local(async move {
-                let mut client = Client::open(server).await;
-                client.send(&first).await;
-                // Evenly too: in each turn as many members ask in full.
-                LongPoll { client, polls: n * distance / members.max(1), distance, request, full }
-            });
-        }
-        waiting.extend(opening.join_all().await);
-    }
-    println!("waiting");
-    std::io::stdin().read_line(&mut String::new()).expect("a word from the row");
-    waiting
-}
-
 impl LongPoll {
-    async fn follow(mut self, seconds: f64) -> Report {
-        let end = monotonic() + Duration::from_secs_f64(seconds);
+    async fn follow(mut self, server: SocketAddr, opens: Instant, end: Instant) -> Report {
+        tokio::time::sleep_until(opens.into()).await;
+        let mut client = Client::open(server).await;
         let mut report = Report::default();
         loop {
-            let answered = tokio::time::timeout_at(end.into(), self.client.answer(304)).await;
-            let Ok(bytes) = answered else { return report };
+            client.send(&self.request).await;
+            let Ok(bytes) = tokio::time::timeout_at(end.into(), client.answer(304)).await else { return report };
             report.answers += 1;
             report.bytes += bytes as u64;
             self.polls += 1;
             if self.polls.is_multiple_of(self.distance) {
                 report.answers += 1;
-                report.bytes += self.client.ask(&self.full, 200).await as u64;
+                report.bytes += client.ask(&self.full, 200).await as u64;
             }
-            self.client.send(&self.request).await;
         }
     }
 }

@@ -1,26 +1,26 @@
-//! The embedded store's memory on disk: `registry.journal`, lines that say who joined and who left.
+//! The embedded store on disk: the file `registry.journal`, whose lines record joins and departures.
 //!
 //! A line is a CRC-32 in hexadecimal, a space, and a JSON object: `{"revision":7,"members":[{...}]}` for a member that joined
-//! or moved, `{"revision":8,"left":["..."]}` for one that went. The state is what the lines say one after the other.
+//! or moved, `{"revision":8,"left":["..."]}` for one that left. The roster results from applying the lines in order.
 //!
-//! **Writing.** One thread writes. It takes all records that wait, appends them in one write, makes them durable with one
-//! fdatasync(2), and then tells everyone who waits for one of them: however many register at once share that sync. When the
-//! file has grown past twice the ring plus a thousand lines, it is written anew as a snapshot: temporary file, fsync,
-//! rename, fsync of the directory. After any failed write the state of the file is unknown (the kernel may have dropped
-//! what it could not write), so nothing is appended any more until a whole new snapshot has been written; that is tried
-//! every second, and until then nothing is acknowledged.
+//! **Writing.** One thread writes. It takes all queued records, appends them in one write, makes them durable with one
+//! fdatasync(2), and then notifies everybody who waits for one of them, so concurrent registrations share one sync. When the
+//! file has more lines than twice the number of members plus 1,000, it is replaced by a snapshot: temporary file, fsync,
+//! rename, fsync of the directory. After a failed write the content of the file is unknown, because the kernel may have
+//! dropped dirty pages. Nothing more is appended then until a complete snapshot has been written. The snapshot is tried
+//! every second, and nothing is acknowledged before it succeeds.
 //!
-//! **A disk that hangs** costs bounded memory: where too many orders wait for the writer, changes are no longer queued, and
-//! that is a failed write like any other. A registration is turned away and can be tried again; a leave is done and its
-//! record left to the snapshot that must come next, so that only a crash before it loses the record, as it may any leave.
+//! **A disk that hangs** needs a bounded amount of memory: if the queue is full, changes are no longer queued, which is handled
+//! like a failed write. A registration is rejected and can be repeated. A departure takes effect, and the next snapshot
+//! records it; it is only lost in a crash before that snapshot.
 //!
-//! The writer marks a [`Pulse`], when it has nothing to do too; while it waits for the disk it is not missed, since a restart
-//! would wait for the same disk.
+//! The writer marks a [`Pulse`], also when it is idle. While it waits for the disk the watchdog does not expect a mark, because
+//! a restarted process would wait for the same disk.
 //!
-//! **Reading.** A crash can leave an unfinished last line: it is cut off, nobody was told it was kept. A damaged line
-//! elsewhere (a bad disk, an editor) is left out and the others count, before and after it: each stands for itself. A lost
-//! "joined" costs that member one 404, a lost "left" one lease. The damaged file is kept beside as
-//! `registry.journal.damaged`.
+//! **Reading.** A crash can leave an incomplete last line. It is discarded; its registration was not acknowledged. Damaged lines
+//! elsewhere (a bad disk, an editor) are skipped, and all other lines are applied, since each line is complete in itself. A
+//! member whose "joined" line is lost gets one 404 and registers again. A member whose "left" line is lost is listed for
+//! one more lease. A copy of the damaged file is kept as `registry.journal.damaged`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -45,29 +45,29 @@ mod tests;
 const FILE: &str = "registry.journal";
 const DAMAGED: &str = "registry.journal.damaged";
 
-/// How long after a failed write the next is tried.
+/// The time between a failed write and the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many lines beyond twice the ring the file may hold.
+/// How many lines the file may have in addition to twice the number of members.
 const SLACK: usize = 1000;
 
-/// How many orders may wait for the writer: more than one for each member of a large ring at once, and some MB.
+/// The length of the queue: more than one entry for each member of a large ring, and a few MB.
 const QUEUE: usize = 40_000;
 
-/// Why there is no journal.
+/// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The directory, or the journal in it, cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// No thread for the writer.
+    /// The writer's thread cannot be started.
     #[error("cannot start the journal's thread: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// Where the journal's bytes go. [`FileMedium`] is the one there is; tests put one in that fails on demand.
+/// Where the journal is stored. [`FileMedium`] is the only implementation in use; tests use one that fails on demand.
 pub trait Medium: Send {
-    /// All bytes; none where there is no journal yet.
+    /// Reads the whole journal; empty if there is none yet.
     ///
     /// # Errors
     ///
@@ -78,21 +78,21 @@ pub trait Medium: Send {
     ///
     /// # Errors
     ///
-    /// What the system says; the journal itself is untouched.
+    /// The error of the system. The journal itself is unchanged.
     fn set_aside(&self) -> Result<(), StateError>;
 
-    /// Adds `bytes` at the end. They are durable when it returns.
+    /// Appends `bytes`. They are durable when this function returns.
     ///
     /// # Errors
     ///
-    /// What the system says; any part of `bytes` may have been written.
+    /// The error of the system. Any part of `bytes` may have been written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Puts `bytes` in the place of all there is, in one step. They are durable when it returns.
+    /// Replaces the whole journal by `bytes` atomically. They are durable when this function returns.
     ///
     /// # Errors
     ///
-    /// What the system says; either the old bytes stand there whole or the new ones.
+    /// The error of the system. The journal is either the old one or the new one.
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
@@ -104,7 +104,7 @@ pub struct FileMedium {
 }
 
 impl FileMedium {
-    /// Takes the directory for itself, making it where it is missing.
+    /// Locks the directory, and creates it if it is missing.
     ///
     /// # Errors
     ///
@@ -139,18 +139,18 @@ impl Medium for FileMedium {
 /// One change of the roster.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// A member joined, or moved.
+    /// A member joined or moved.
     Joined {
-        /// The revision this made.
+        /// The revision after the change.
         revision: u64,
-        /// The member from then on.
+        /// The member after the change.
         member: Member,
     },
-    /// A member went.
+    /// A member left.
     Left {
-        /// The revision this made.
+        /// The revision after the change.
         revision: u64,
-        /// Who.
+        /// Its identity.
         id: InstanceId,
     },
 }
@@ -217,7 +217,7 @@ fn checksum(json: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// Reads what `medium` holds, says in the log what was wrong with it, and sets a damaged journal aside.
+/// Reads the journal in `medium`, logs what is wrong with it, and keeps a copy of a damaged one.
 ///
 /// # Errors
 ///
@@ -225,25 +225,25 @@ fn checksum(json: &[u8]) -> u32 {
 pub fn recover(medium: &dyn Medium) -> Result<Snapshot, StateError> {
     let found = Found::read(&medium.load()?);
     if found.torn > 0 {
-        tracing::warn!(bytes = found.torn, "cut off the unfinished last line of the registry's journal");
+        tracing::warn!(bytes = found.torn, "discarded the incomplete last line of the registry's journal");
     }
     if let Some(first) = found.damaged.first() {
         let kept = match medium.set_aside() {
-            Ok(()) => format!("the file is kept as {DAMAGED}"),
-            Err(e) => format!("the file could not be kept: {e}"),
+            Ok(()) => format!("a copy is kept as {DAMAGED}"),
+            Err(e) => format!("no copy can be kept: {e}"),
         };
-        tracing::warn!(lines = found.damaged.len(), first, "left out damaged lines of the registry's journal; {kept}");
+        tracing::warn!(lines = found.damaged.len(), first, "skipped damaged lines of the registry's journal; {kept}");
     }
     Ok(found.state)
 }
 
-/// What stands in a journal.
+/// The content of a journal.
 #[derive(Debug, Default)]
 struct Found {
     state: Snapshot,
-    /// Bytes of an unfinished last line.
+    /// Bytes of an incomplete last line.
     torn: usize,
-    /// Numbers of the lines that are damaged, from 1.
+    /// Numbers of the damaged lines, counted from 1.
     damaged: Vec<usize>,
 }
 
@@ -294,47 +294,47 @@ fn parse(line: &[u8]) -> Option<Line> {
     Some(Line { revision, joined: reply.members, left: Vec::new() })
 }
 
-/// Resolves when everything added before is durable, or says why it is not.
-pub type Kept = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// Resolves when everything added before is durable, or with the reason why it is not.
+pub type Durable = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// The journal's writer.
+/// The handle of the journal's writer.
 #[derive(Debug)]
 pub struct Journal {
-    orders: Sender<Order>,
-    standing: Arc<Mutex<Standing>>,
+    requests: Sender<Request>,
+    shared: Arc<Mutex<Shared>>,
 }
 
-/// What the writer and those who give it orders share.
+/// State shared by the writer and its handle.
 #[derive(Debug, Default)]
-struct Standing {
-    /// Why nothing can be kept at the moment.
+struct Shared {
+    /// Why nothing can be written at the moment.
     fault: Option<String>,
     /// All changes up to this revision are on disk.
     durable: u64,
-    /// How many orders wait for the writer.
+    /// How many requests are queued.
     queued: usize,
-    /// The newest change that was not queued and is in no snapshot yet.
+    /// The revision of the newest change that was not queued and is not in a snapshot yet.
     dropped: Option<u64>,
 }
 
-fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
-    standing.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn hangs() -> String {
-    format!("the disk does not keep up: {QUEUE} changes wait to be written to {FILE}")
+fn queue_full() -> String {
+    format!("the disk is too slow: {QUEUE} changes are waiting to be written to {FILE}")
 }
 
 #[derive(Debug)]
-enum Order {
+enum Request {
     Add(Record),
-    Tell(oneshot::Sender<Result<(), String>>),
+    Notify(oneshot::Sender<Result<(), String>>),
     Close(oneshot::Sender<Result<(), String>>),
 }
 
 impl Journal {
-    /// Starts the writer, which begins with a snapshot; `snapshot` gives the roster with everything that was added. The
-    /// medium holds what it was at revision `durable`. The writer marks `pulse` from then on.
+    /// Starts the writer, which first writes a snapshot. `snapshot` returns the roster with all changes that were added. The
+    /// medium contains the roster of revision `durable`. The writer marks `pulse`.
     ///
     /// # Errors
     ///
@@ -345,95 +345,95 @@ impl Journal {
         snapshot: impl FnMut() -> Snapshot + Send + 'static,
         pulse: Option<Pulse>,
     ) -> Result<Self, JournalError> {
-        let (orders, inbox) = mpsc::channel();
-        let standing = Arc::new(Mutex::new(Standing { durable, ..Standing::default() }));
+        let (requests, inbox) = mpsc::channel();
+        let shared = Arc::new(Mutex::new(Shared { durable, ..Shared::default() }));
         let mut writer = Writer {
             medium: Watched { medium, pulse },
             snapshot: Box::new(snapshot),
-            standing: Arc::clone(&standing),
+            shared: Arc::clone(&shared),
             retry_at: None,
             written: 0,
             lines: 0,
             lines_max: 0,
         };
-        // Before anyone can register, so that the first one already knows whether the disk takes anything.
+        // Before the first registration, so that it is known by then whether the disk can be written.
         writer.rewrite();
         std::thread::Builder::new()
             .name("netring-journal".into())
             .spawn(move || writer.run(&inbox))
             .map_err(JournalError::Thread)?;
-        Ok(Self { orders, standing })
+        Ok(Self { requests, shared })
     }
 
-    /// Adds a record. To be called in the order in which the changes were made, each while the snapshot shows it already.
+    /// Adds a record. Records must be added in the order of the changes, and `snapshot` must already contain the change.
     pub fn add(&self, record: Record) {
         let revision = record.revision();
-        let mut standing = lock(&self.standing);
-        // In one step: the writer, which has a whole queue to go, looks afterwards whether something was dropped.
-        if !self.queue(&mut standing, Order::Add(record)) {
-            standing.dropped = Some(revision);
-            standing.fault.get_or_insert_with(hangs);
+        let mut shared = lock(&self.shared);
+        // Under one lock: the writer checks for dropped records after it has taken the queue.
+        if !self.queue(&mut shared, Request::Add(record)) {
+            shared.dropped = Some(revision);
+            shared.fault.get_or_insert_with(queue_full);
         }
     }
 
     /// Waits until everything added so far is durable.
     #[must_use]
-    pub fn kept(&self) -> Kept {
-        let (tell, told) = oneshot::channel();
-        match self.queue(&mut lock(&self.standing), Order::Tell(tell)) {
-            true => Self::told(told),
-            false => Box::pin(std::future::ready(Err(hangs()))),
+    pub fn kept(&self) -> Durable {
+        let (notify, reply) = oneshot::channel();
+        match self.queue(&mut lock(&self.shared), Request::Notify(notify)) {
+            true => Self::outcome(reply),
+            false => Box::pin(std::future::ready(Err(queue_full()))),
         }
     }
 
-    /// Writes a last snapshot, ends the writer and gives the directory up.
+    /// Writes a last snapshot, stops the writer and unlocks the directory.
     #[must_use]
-    pub fn close(&self) -> Kept {
-        let (tell, told) = oneshot::channel();
-        self.send(&mut lock(&self.standing), Order::Close(tell));
-        Self::told(told)
+    pub fn close(&self) -> Durable {
+        let (notify, reply) = oneshot::channel();
+        self.send(&mut lock(&self.shared), Request::Close(notify));
+        Self::outcome(reply)
     }
 
-    /// Why nothing can be kept at the moment.
+    /// Why nothing can be written at the moment.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        lock(&self.standing).fault.clone()
+        lock(&self.shared).fault.clone()
     }
 
     /// The revision up to which all changes are on disk.
     #[must_use]
     pub fn durable(&self) -> u64 {
-        lock(&self.standing).durable
+        lock(&self.shared).durable
     }
 
-    fn told(told: oneshot::Receiver<Result<(), String>>) -> Kept {
-        Box::pin(async move { told.await.unwrap_or_else(|_| Err("the registry is stopping".into())) })
+    fn outcome(reply: oneshot::Receiver<Result<(), String>>) -> Durable {
+        Box::pin(async move { reply.await.unwrap_or_else(|_| Err("the registry is stopping".into())) })
     }
 
-    /// False where there is no room for the order.
-    fn queue(&self, standing: &mut Standing, order: Order) -> bool {
-        let room = standing.queued < QUEUE;
-        if room {
-            self.send(standing, order);
+    /// False if the queue is full.
+    fn queue(&self, shared: &mut Shared, request: Request) -> bool {
+        let has_room = shared.queued < QUEUE;
+        if has_room {
+            self.send(shared, request);
         }
-        room
+        has_room
     }
 
-    /// A writer that has ended drops the order, and whoever waits for it is told so by the broken channel.
-    fn send(&self, standing: &mut Standing, order: Order) {
-        standing.queued += 1;
-        let _ = self.orders.send(order);
+    /// If the writer has ended, the request is dropped, and its sender gets an error from the closed channel.
+    fn send(&self, shared: &mut Shared, request: Request) {
+        shared.queued += 1;
+        let _ = self.requests.send(request);
     }
 }
 
-/// A medium whose writer marks a pulse.
+/// A medium that marks a pulse around each write.
 struct Watched {
     medium: Box<dyn Medium>,
     pulse: Option<Pulse>,
 }
 
 impl Watched {
-    /// Has something written, which takes as long as the disk makes it take.
+    /// Writes, which may take any time.
     fn write(&mut self, write: impl FnOnce(&mut dyn Medium) -> io::Result<()>) -> io::Result<()> {
         if let Some(pulse) = &self.pulse {
             pulse.mark_away();
@@ -449,7 +449,7 @@ impl Watched {
         }
     }
 
-    /// How long the writer may wait for orders.
+    /// How long the writer may wait for requests before it must mark the pulse.
     fn idle(&self) -> Duration {
         self.pulse.as_ref().map_or(Duration::MAX, Pulse::idle)
     }
@@ -458,17 +458,17 @@ impl Watched {
 struct Writer {
     medium: Watched,
     snapshot: Box<dyn FnMut() -> Snapshot + Send>,
-    standing: Arc<Mutex<Standing>>,
-    /// Set while the file cannot be trusted: when to try a new snapshot.
+    shared: Arc<Mutex<Shared>>,
+    /// When to try the next snapshot. Set while the content of the file is unknown.
     retry_at: Option<Instant>,
-    /// The revision that the last snapshot holds; records up to it are in the file already.
+    /// The revision of the last snapshot. Records up to it are already in the file.
     written: u64,
     lines: usize,
     lines_max: usize,
 }
 
 impl Writer {
-    fn run(mut self, inbox: &Receiver<Order>) {
+    fn run(mut self, inbox: &Receiver<Request>) {
         loop {
             self.medium.mark();
             let retry_in = self.retry_at.map(|at| at.saturating_duration_since(clock::monotonic()));
@@ -478,43 +478,43 @@ impl Writer {
                 return;
             }
             let (mut text, mut waiting, mut closing) = (Vec::new(), Vec::new(), None);
-            let (mut orders, mut newest) = (0, 0);
-            for order in first.into_iter().chain(inbox.try_iter()) {
-                orders += 1;
-                match order {
-                    Order::Add(record) if record.revision() > self.written => {
+            let (mut requests, mut newest) = (0, 0);
+            for request in first.into_iter().chain(inbox.try_iter()) {
+                requests += 1;
+                match request {
+                    Request::Add(record) if record.revision() > self.written => {
                         record.write(&mut text);
                         newest = record.revision();
                         self.lines += 1;
                     }
-                    Order::Add(_) => {}
-                    Order::Tell(tell) => waiting.push(tell),
-                    Order::Close(tell) => closing = Some(tell),
+                    Request::Add(_) => {}
+                    Request::Notify(notify) => waiting.push(notify),
+                    Request::Close(notify) => closing = Some(notify),
                 }
             }
             let complete = {
-                let mut standing = lock(&self.standing);
-                standing.queued -= orders;
-                standing.dropped.is_none()
+                let mut shared = lock(&self.shared);
+                shared.queued -= requests;
+                shared.dropped.is_none()
             };
             self.keep(&text, newest, complete);
             let outcome = self.outcome();
-            for tell in waiting {
-                // Whoever asked may have gone meanwhile.
-                let _ = tell.send(outcome.clone());
+            for notify in waiting {
+                // The receiver may be gone.
+                let _ = notify.send(outcome.clone());
             }
-            if let Some(tell) = closing {
+            if let Some(notify) = closing {
                 self.rewrite();
                 let outcome = self.outcome();
-                // With it goes the lock on the directory: whoever is told may open it again.
+                // Unlocks the directory before the caller is notified, who may open it again.
                 drop(self);
-                let _ = tell.send(outcome);
+                let _ = notify.send(outcome);
                 return;
             }
         }
     }
 
-    /// Makes `text` durable, the records up to revision `newest`; by a snapshot where it is not complete.
+    /// Makes `text` durable, which has the records up to revision `newest`. Writes a snapshot instead if records are missing.
     fn keep(&mut self, text: &[u8], newest: u64, complete: bool) {
         match self.retry_at {
             Some(at) if clock::monotonic() < at => return,
@@ -524,7 +524,7 @@ impl Writer {
             None => {}
         }
         match self.medium.write(|medium| medium.append(text)) {
-            Ok(()) => lock(&self.standing).durable = newest,
+            Ok(()) => lock(&self.shared).durable = newest,
             Err(e) => self.fail(&e),
         }
         if self.retry_at.is_none() && self.lines > self.lines_max {
@@ -541,12 +541,12 @@ impl Writer {
                 self.lines = snapshot.members.len() + 1;
                 self.lines_max = 2 * snapshot.members.len() + SLACK;
                 self.retry_at = None;
-                let mut standing = lock(&self.standing);
-                standing.durable = snapshot.revision;
-                // What was dropped while the snapshot was being written takes another one.
-                if standing.dropped.is_none_or(|dropped| dropped <= snapshot.revision) {
-                    standing.dropped = None;
-                    standing.fault = None;
+                let mut shared = lock(&self.shared);
+                shared.durable = snapshot.revision;
+                // A record dropped while the snapshot was written needs another snapshot.
+                if shared.dropped.is_none_or(|dropped| dropped <= snapshot.revision) {
+                    shared.dropped = None;
+                    shared.fault = None;
                 }
             }
             Err(e) => self.fail(&e),
@@ -555,10 +555,10 @@ impl Writer {
 
     fn fail(&mut self, e: &io::Error) {
         self.retry_at = Some(clock::monotonic() + RETRY);
-        lock(&self.standing).fault = Some(format!("cannot write {FILE}: {e}"));
+        lock(&self.shared).fault = Some(format!("cannot write {FILE}: {e}"));
     }
 
     fn outcome(&self) -> Result<(), String> {
-        lock(&self.standing).fault.clone().map_or(Ok(()), Err)
+        lock(&self.shared).fault.clone().map_or(Ok(()), Err)
     }
 }

@@ -98,7 +98,7 @@ async fn a_registry_that_was_stopped_over_a_flush_brings_back_nobody_who_left_me
     assert_eq!(ids(&awake).await, ["m1", "m2"], "given back");
     assert_eq!(awake.deregister(&id(2)).await, Ok(true));
     // Its question was under way while the other gave back.
-    stopped.give_back().await.unwrap();
+    stopped.restore().await.unwrap();
     assert_eq!(ids(&awake).await, ["m1"]);
     assert_eq!(ids(&stopped).await, ["m1"]);
 }

@@ -193,14 +193,14 @@ async fn a_full_disk_turns_registrations_away_and_nothing_else_and_heals() {
     let moved = Candidate { port: 9.try_into().unwrap(), ..candidate(0) };
     assert!(store.register(moved).await.is_err(), "where it went is not");
     assert_eq!(store.deregister(&id(0)).await, Ok(true));
-    assert!(store.follow(None).await.unwrap().impaired.is_some());
+    assert!(store.follow(None).await.unwrap().write_error.is_some());
     broken.store(false, Ordering::SeqCst);
     let deadline = clock::monotonic() + Duration::from_secs(10);
     while let Err(e) = store.register(candidate(1)).await {
         assert!(clock::monotonic() < deadline, "{e}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(store.follow(None).await.unwrap().impaired, None);
+    assert_eq!(store.follow(None).await.unwrap().write_error, None);
     store.register(candidate(2)).await.unwrap();
     assert_eq!(store.register(candidate(1)).await, Ok(Admission::Renewed));
     // As after a crash: what is on disk now, without a last snapshot.
@@ -279,7 +279,7 @@ fn a_disk_that_hangs_costs_bounded_memory_and_the_journal_catches_up() {
     runtime.block_on(async {
         assert_eq!(store.register(candidate(1)).await, Ok(Admission::Renewed), "needs nothing written");
         assert_eq!(store.deregister(&id(0)).await, Ok(true), "whoever leaves is not held up");
-        assert!(store.follow(None).await.unwrap().impaired.is_some());
+        assert!(store.follow(None).await.unwrap().write_error.is_some());
     });
     drop(shut);
     runtime.block_on(async {
@@ -288,7 +288,7 @@ fn a_disk_that_hangs_costs_bounded_memory_and_the_journal_catches_up() {
             assert!(clock::monotonic() < deadline, "{e}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(store.follow(None).await.unwrap().impaired, None);
+        assert_eq!(store.follow(None).await.unwrap().write_error, None);
         assert!(!ids(&store).await.contains(&"m0".to_owned()));
         assert_eq!(found(&journal_of(directory.path()), None).await, ids(&store).await, "nothing is missing on disk");
     });
