@@ -367,7 +367,6 @@ fn written(result: io::Result<Exit>) -> Exit {
 
 /// Prints an error on stderr, for people at a terminal. If stderr is the journal, each line gets the priority of an error by
 /// its prefix (sd-daemon(3)).
-#[expect(clippy::print_stderr, reason = "the one place where commands print errors, before or without a log")]
 fn complain(what: impl std::fmt::Display) {
     let priority = if logging::stderr_is_journal() { "<3>" } else { "" };
     let lines: Vec<String> = format!("netring: {what}").lines().map(|line| format!("{priority}{line}")).collect();

@@ -190,7 +190,7 @@ impl Health {
                     Reason::Refused | Reason::Reset | Reason::Status | Reason::Body | Reason::Identity | Reason::Tls
                 ) =>
             {
-                self.connected(probed.ended)
+                self.connected(probed.ended);
             }
             // These say nothing about the network.
             Err(Failure {

@@ -2,7 +2,7 @@
 //!
 //! A probe opens a connection of its own, measures, and closes it. It never retries, never logs and does not depend on any
 //! other probe. Its result is an [`Outcome`]: timings, or a failure of a fixed kind. A probe ends at its time limit at the
-//! latest, and holds no more than about a hundred KiB, whatever a peer sends.
+//! latest, and holds no more than about 200 KiB, whatever a peer sends.
 //!
 //! [`run`] measures a target with an address and needs a tokio runtime with I/O and time; a member's prober calls it.
 //! [`run_by_name`] looks a name up first; the command line calls it. [`schedule`] decides when each target is probed and knows

@@ -134,7 +134,7 @@ mod tests {
     fn failures_are_counted_by_reason_and_never_enter_the_durations() {
         let mut tally = Tally::default();
         let add = |tally: &mut Tally, result| {
-            tally.add(&Outcome { result, syn_retransmits: 2, source: None, answered_by: None })
+            tally.add(&Outcome { result, syn_retransmits: 2, source: None, answered_by: None });
         };
         let failed = |reason| Err(Failure { reason, detail: String::new() });
         for reason in [

@@ -65,7 +65,7 @@ pub(super) enum ReportedBy {
 
 /// Connects, measures, and closes the connection in the ordinary way (FIN).
 pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
-    match connect(address, budget).await {
+    match connect(address, None, budget).await {
         Ok(Connected { connect, rtt, syn_retransmits, .. }) => Outcome {
             result: Ok(Timings { total: budget.spent(), connect, rtt, ..Timings::default() }),
             syn_retransmits,
@@ -76,10 +76,14 @@ pub(super) async fn probe(address: SocketAddr, budget: &Budget) -> Outcome {
     }
 }
 
-/// Connects to `address` before the budget is spent.
-pub(super) async fn connect(address: SocketAddr, budget: &Budget) -> Result<Connected, NotConnected> {
+/// Connects to `address` before the budget is spent, with a receive buffer of so many bytes instead of the kernel's default.
+pub(super) async fn connect(
+    address: SocketAddr,
+    receive_buffer: Option<usize>,
+    budget: &Budget,
+) -> Result<Connected, NotConnected> {
     let started = clock::monotonic();
-    let stream = begin(address).map_err(|error| NotConnected {
+    let stream = begin(address, receive_buffer).map_err(|error| NotConnected {
         failure: failure(ReportedBy::ThisHost, &error),
         syn_retransmits: 0,
         source: None,
@@ -146,9 +150,12 @@ fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
 
 /// Starts a connection attempt and registers its socket with the runtime, in this order: a socket that is registered with
 /// epoll before connect(2) is reported ready at once.
-fn begin(address: SocketAddr) -> io::Result<TcpStream> {
+fn begin(address: SocketAddr, receive_buffer: Option<usize>) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    if let Some(size) = receive_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
     match socket.connect(&SockAddr::from(address)) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}

@@ -21,6 +21,7 @@ mod statistics;
 pub mod support;
 mod table;
 mod throughput;
+mod traffic;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -87,6 +88,7 @@ fn rows() -> Vec<Row<Bench>> {
     let mut rows = Vec::new();
     rows.extend(throughput::rows());
     rows.extend(load::rows());
+    rows.extend(traffic::rows());
     rows.extend(accuracy::rows());
     rows.extend(scrape::rows());
     rows.extend(registry::rows());

@@ -1,7 +1,8 @@
 //! A ring of any size around one real member: its registry is real, and one small server stands for all the others.
 //!
 //! All of it is on one host of a fabric, where 10.64.0.0/14 is local as a whole, so that each peer has an address of its own
-//! and no cable is in the way. The registry gets one registration a peer, as from as many members.
+//! and no cable is in the way; only a crowd apart has its member on a second host. The registry gets one registration a peer,
+//! as from as many members.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,17 +61,26 @@ impl Crowd {
     /// A crowd of so many peers, each at a location of its own.
     #[must_use]
     pub fn new(count: u32) -> Self {
-        Self::landing(count, false)
+        Self::landing(count, false, &["ring"])
+    }
+
+    /// A crowd that is on another host than its member, so that all their traffic crosses an interface.
+    #[must_use]
+    pub fn apart(count: u32) -> Self {
+        let crowd = Self::landing(count, false, &["ring", "site"]);
+        let via = crowd.host().v4.to_string();
+        crowd.member_host().run("ip", &["route", "add", "10.64.0.0/14", "via", &via]);
+        crowd
     }
 
     /// A crowd whose landing server notes who was called when.
     #[must_use]
     pub fn noting(count: u32) -> Self {
-        Self::landing(count, true)
+        Self::landing(count, true, &["ring"])
     }
 
-    fn landing(count: u32, note: bool) -> Self {
-        let fabric = Fabric::new(&["ring"]).expect("main has looked for root, ip and nft");
+    fn landing(count: u32, note: bool, hosts: &[&str]) -> Self {
+        let fabric = Fabric::new(hosts).expect("main has looked for root, ip and nft");
         let host = &fabric.hosts()[0];
         host.run("ip", &["route", "add", "local", "10.64.0.0/14", "dev", "lo"]);
         let scratch = Scratch::new();
@@ -114,10 +124,16 @@ impl Crowd {
         });
     }
 
-    /// Where everything runs.
+    /// Where everything runs but, in a crowd apart, the member.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.fabric.hosts()[0]
+    }
+
+    /// Where the member runs.
+    #[must_use]
+    pub fn member_host(&self) -> &Host {
+        self.fabric.hosts().last().expect("a fabric has hosts")
     }
 
     /// What the landing server has noted: when each call came, in seconds since its start, and whom it was for.
@@ -132,14 +148,14 @@ impl Crowd {
     #[must_use]
     pub fn member(&self, habits: &Habits) -> Daemon {
         let described = Member {
-            server: SocketAddr::new(self.host().v4.into(), 8757),
+            server: SocketAddr::new(self.member_host().v4.into(), 8757),
             check_interval: habits.interval,
             heartbeat_interval: 30,
             timeout: (f64::from(habits.interval) / 2.0).min(5.0),
             http_endpoints: habits.endpoints.clone(),
             ..Member::new("us1-k8s", self.registry.server)
         };
-        let member = described.start_on(self.host());
+        let member = described.start_on(self.member_host());
         eventually(PATIENCE, "the member knows the whole crowd", || {
             let known = member.try_get("/health")?.json()["members_count"].as_u64();
             holds(known == Some(self.addresses.count.into()), known)

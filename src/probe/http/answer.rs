@@ -67,7 +67,7 @@ impl Head {
             let named = response.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
             named.map(|field| field.value)
         };
-        let last_coding = |name| field(name).last().and_then(|value| value.rsplit(|byte| *byte == b',').next());
+        let last_coding = |name| field(name).next_back().and_then(|value| value.rsplit(|byte| *byte == b',').next());
         let is = |coding: Option<&[u8]>, name: &str| {
             coding.is_some_and(|c| c.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
         };

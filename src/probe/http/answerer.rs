@@ -4,9 +4,18 @@ use std::borrow::Cow;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::probe::Answerer;
+
+/// What is read of the health of a member. Texts are borrowed where they can be, because this is read for every probe.
+#[derive(Deserialize)]
+struct Health<'a> {
+    #[serde(borrow, default)]
+    location: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    instance_id: Option<Cow<'a, str>>,
+}
 
 /// Whether the answer to this request target is the health of a member.
 pub(super) fn is_health(endpoint: &str) -> bool {
@@ -23,10 +32,13 @@ pub(super) fn read(body: &[u8], gzip: bool, limit: usize) -> Option<Answerer> {
     } else {
         Cow::Borrowed(body)
     };
-    let Value::Object(fields) = serde_json::from_slice(&body).ok()? else { return None };
-    let text = |name: &str| fields.get(name).and_then(Value::as_str);
-    let location = text("location").and_then(|text| text.parse().ok());
-    let instance_id = text("instance_id").and_then(|text| text.parse().ok());
+    // A struct could be read from an array, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let Health { location, instance_id } = serde_json::from_slice(&body).ok()?;
+    let location = location.and_then(|text| text.parse().ok());
+    let instance_id = instance_id.and_then(|text| text.parse().ok());
     (location.is_some() || instance_id.is_some()).then_some(Answerer { location, instance_id })
 }
 
@@ -64,8 +76,9 @@ mod tests {
                 Some((eu1.clone(), a.clone())),
             ),
             (r#"{"location": "eu1"}"#, Some((eu1.clone(), None))),
-            (r#"{"instance_id": "a", "location": 5}"#, Some((None, a))),
-            (r#"{"location": "eu1", "instance_id": ""}"#, Some((eu1, None))),
+            (r#"{"instance_id": "a", "location": null}"#, Some((None, a))),
+            (r#"{"location": "\u0065u1", "instance_id": ""}"#, Some((eu1, None))),
+            (r#"{"instance_id": "a", "location": 5}"#, None),
             (r#"{"status": "healthy", "store": "embedded"}"#, None),
             (r#"{"location": ["eu1"]}"#, None),
             (r#"["location", "eu1"]"#, None),

@@ -582,3 +582,11 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn the_state_of_a_probe_fits_a_block_that_the_allocator_keeps_at_hand() {
+    let (address, limits) = (SocketAddr::from(([127, 0, 0, 1], 1)), limits());
+    let (authority, budget) = (Authority::from(address), Budget::new(limits.http_timeout));
+    let size = size_of_val(&probe(address, &authority, "/", &limits, &budget));
+    assert!(size <= 1_032, "{size}");
+}
