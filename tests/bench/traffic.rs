@@ -11,8 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use netring::clock::monotonic;
-use netring::config::StatusRanges;
-use netring::probe::{self, Check, HTTP_BODY_LIMIT, Limits, Target};
+use netring::probe::{self, Check, HTTP_BODY_LIMIT, Limits, StatusRanges, Target};
 
 use crate::Bench;
 use crate::crowd::{Crowd, Habits, pass};
