@@ -240,7 +240,8 @@ fn checks(out: &mut Exposition, snapshot: &Snapshot) {
         "netring_check_failures_total",
         Kind::Counter,
         "Number of probes that have failed, by kind of check, location of the target and reason. The reason local means that \
-         this host caused the failure, which says nothing about the target.",
+         this host caused the failure, which says nothing about the target. The reason timeout is there from the start, so that \
+         increase() sees the first one; others appear with their first failure.",
     );
     for (location, check_type, tally) in &snapshot.tallies {
         for (reason, count) in tally.failures() {

@@ -189,7 +189,7 @@ fn a_failure_of_this_host_moves_no_state_but_is_counted() {
     desk.report(id, 3, Err(Reason::Local(LocalCause::NoRoute)));
     assert_eq!(desk.shown(3), "+?");
     let (.., tally) = desk.board.tallies().find(|(_, kind, _)| *kind == CheckType::Tcp).unwrap();
-    assert_eq!((tally.probes, tally.failures().collect::<Vec<_>>()), (3, vec![("local", 2)]));
+    assert_eq!((tally.probes, tally.failures().collect::<Vec<_>>()), (3, vec![("timeout", 0), ("local", 2)]));
     // It does not keep an old outcome alive either.
     desk.report(id, 2 + HORIZON.as_secs(), Err(Reason::Local(LocalCause::NoRoute)));
     assert_eq!(desk.shown(2 + HORIZON.as_secs()), "+?");
