@@ -51,6 +51,9 @@ const TURN: Duration = Duration::from_secs(1);
 /// How long leaving the roster may take at the end.
 const FAREWELL: Duration = Duration::from_millis(600);
 
+/// How long the end waits for the disk to take the last roster.
+const FLUSH: Duration = Duration::from_millis(100);
+
 /// How long a vital thread may take over one turn, requests under way excepted.
 const TURN_MAX: Duration = Duration::from_secs(10);
 
@@ -236,7 +239,7 @@ impl Driver {
         if suspended.saturating_sub(mem::replace(&mut self.suspended, suspended)) >= SUSPEND_MIN {
             info!("the host was suspended: asking the registry for lease and roster at once");
             self.membership.resumed(now);
-            // The other side may have ended the connection of a request that was kept.
+            self.lease_client.shutdown();
             self.roster_client.shutdown();
             self.renew_clients();
         }
@@ -424,12 +427,14 @@ impl Driver {
             say_farewell(&before, &self.me, old.registry.timeout);
             self.trouble.another_registry();
             self.membership.start_over(now);
-        } else if moved || old.registry.timeout != link.timeout {
+        } else if moved {
+            // A request under way would register what is out of date.
             self.lease_client.shutdown();
             self.renew_clients();
-            if moved {
-                self.membership.register_again(now);
-            }
+            self.membership.register_again(now);
+        } else if old.registry.timeout != link.timeout {
+            // Requests under way end by the limit that they began with.
+            self.renew_clients();
         }
         if old.checks.http_endpoints != self.settings.checks.http_endpoints || moved {
             if let Some(address) = self.advertised().without_registry() {
@@ -455,6 +460,9 @@ impl Driver {
             && let Some(kept) = &self.kept
         {
             kept.note_left(self.lease_client.base());
+        }
+        if let Some(kept) = &self.kept {
+            kept.flush(FLUSH);
         }
     }
 

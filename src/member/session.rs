@@ -309,10 +309,12 @@ impl Session {
         self.lease.due = self.lease.due.min(now);
     }
 
-    /// The host has slept: the lease may have ended meanwhile, and a kept request may have been cut off.
+    /// The host has slept: the lease may have ended meanwhile, and the connections of requests under way may be gone. Both
+    /// lanes ask anew at once; replies that are still to come do not count.
     pub fn resumed(&mut self, now: Instant) {
-        self.lease.due = self.lease.due.min(now);
-        self.roster.due = self.roster.due.min(now);
+        for lane in [&mut self.lease, &mut self.roster] {
+            (lane.due, lane.under_way) = (now, None);
+        }
     }
 
     /// Takes another pace from now on.

@@ -42,6 +42,7 @@ struct Shared {
 struct Desk {
     /// The roster to be written, in the place of any older one.
     roster: Option<Vec<Member>>,
+    writing: bool,
     over: bool,
 }
 
@@ -68,6 +69,14 @@ impl Kept {
         };
         lock(&self.shared.desk).roster = Some(peers.iter().map(member).collect());
         self.shared.changed.notify_all();
+    }
+
+    /// Waits until the roster is on the disk, at most `within`.
+    pub(super) fn flush(&self, within: Duration) {
+        let desk = lock(&self.shared.desk);
+        let busy = |desk: &mut Desk| desk.writing || desk.roster.is_some();
+        // A disk that hangs keeps the member from ending for no longer than that.
+        drop(self.shared.changed.wait_timeout_while(desk, within, busy));
     }
 
     /// The roster of the last run; empty where there is none that can be used.
@@ -114,6 +123,7 @@ fn write(state: &StateDir, shared: &Shared, pulse: &Pulse) {
     loop {
         pulse.mark();
         if let Some(members) = desk.roster.take() {
+            desk.writing = true;
             drop(desk);
             let text =
                 serde_json::to_vec(&Members { members }).expect("names, numbers and addresses always have a JSON form");
@@ -128,6 +138,8 @@ fn write(state: &StateDir, shared: &Shared, pulse: &Pulse) {
             }
             failing = written.is_err();
             desk = lock(&shared.desk);
+            desk.writing = false;
+            shared.changed.notify_all();
         } else if desk.over {
             break;
         } else {

@@ -558,7 +558,7 @@ fn a_shorter_pace_takes_effect_at_once_and_a_longer_one_after_the_next_turn() {
 }
 
 #[test]
-fn after_a_suspend_both_are_asked_for_at_once_and_a_kept_request_that_was_cut_off_soon_after() {
+fn after_a_suspend_both_are_asked_for_at_once_and_what_was_under_way_counts_no_more() {
     let mut walk = Walk::settled();
     walk.session.resumed(walk.now);
     assert_eq!(walk.lease(LeaseReply::Renewed).0, LeaseRequest::Heartbeat);
@@ -566,9 +566,10 @@ fn after_a_suspend_both_are_asked_for_at_once_and_a_kept_request_that_was_cut_of
     walk.until_roster();
     let (cut_off, _) = walk.begin_roster();
     walk.session.resumed(walk.now);
-    assert_eq!(walk.session.roster(true, walk.now), Action::UnderWay, "its end is waited for");
-    walk.end_roster(cut_off, RosterReply::Failed);
-    assert_eq!(walk.roster_wait(), secs(1));
+    let (anew, _) = walk.begin_roster();
+    assert_eq!(walk.session.on_roster(cut_off, RosterReply::Failed, walk.now, 1.0), None, "its connection may be gone");
+    assert!(walk.session.is_well());
+    walk.end_roster(anew, FULL);
 }
 
 #[test]
