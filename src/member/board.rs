@@ -372,7 +372,15 @@ impl Board {
             Finding::Down => {
                 self.down.insert(id);
             }
-            Finding::Nothing => {}
+            Finding::Nothing => {
+                // The kernel notices a silent gateway late. What was found down shortly before, with no answer from anywhere
+                // since then, was this host's own fault already.
+                let down_since = watched.memory.fresh(ended, horizon).filter(|state| state.result.is_err());
+                if facts.link_is_broken() && down_since.is_some_and(|state| self.health.is_silent_since(state.since)) {
+                    watched.memory.forget();
+                    self.down.remove(&id);
+                }
+            }
             Finding::Unknown => {
                 watched.memory.forget();
                 self.down.remove(&id);

@@ -83,6 +83,8 @@ pub struct Health {
     isolated: bool,
     /// When the last isolation ended.
     connected_again: Option<Instant>,
+    /// When something on another host answered last.
+    last_answer: Option<Instant>,
     /// The last trouble: when, and what.
     trouble: Option<(Instant, String)>,
 }
@@ -101,6 +103,7 @@ impl Default for Health {
             registry_lost: false,
             isolated: false,
             connected_again: None,
+            last_answer: None,
             trouble: None,
         }
     }
@@ -169,6 +172,7 @@ impl Health {
 
     /// Something on another host answered.
     fn connected(&mut self, now: Instant) {
+        self.last_answer = self.last_answer.max(Some(now));
         self.failed.end();
         self.turned.clear();
         if std::mem::take(&mut self.isolated) {
@@ -229,6 +233,12 @@ impl Health {
     #[must_use]
     pub fn is_isolated(&self, began: Instant) -> bool {
         self.isolated || self.connected_again.is_some_and(|at| began <= at)
+    }
+
+    /// Whether nothing on another host has answered since then.
+    #[must_use]
+    pub fn is_silent_since(&self, moment: Instant) -> bool {
+        self.last_answer.is_none_or(|at| at < moment)
     }
 
     /// Takes in a judged result. `explained` is whether the network of this host explains the failure.

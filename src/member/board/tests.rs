@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
+use crate::host::network::Fault;
 use crate::member::judge::Facts;
 use crate::member::peers::Peers;
 use crate::member::plan::{Here, Planner};
@@ -490,6 +491,28 @@ fn a_site_that_dies_while_another_or_the_registry_answers_is_blamed() {
     probing.iter().for_each(|p| drop(desk.report(p.id, 70, TIMEOUT)));
     desk.registry(80, false);
     assert_eq!(desk.shown(80), "----");
+}
+
+#[test]
+fn what_was_found_down_before_the_kernel_noticed_a_silent_gateway_is_unknown_afterwards() {
+    let mut desk = Desk::new();
+    desk.endpoints.clear();
+    let probing = desk.roster(0, 0, &["a@eu1@10.0.0.1", "b@eu2@10.0.0.2"]);
+    let (a, b) = (probing[0].id, probing[1].id);
+    desk.report(b, 5, TIMEOUT);
+    desk.report(a, 10, Ok(()));
+    desk.report(a, 70, TIMEOUT);
+    desk.report(b, 71, TIMEOUT);
+    assert_eq!(desk.shown(71), "--");
+    for (id, offset) in [(a, 130), (b, 131)] {
+        let network = Some(Fault::DeadGateway { gateway: "10.0.0.254".parse().unwrap() });
+        let facts = Facts { limit: LIMIT, network, ..Facts::default() };
+        let outcome = Outcome::failed(Failure { reason: Reason::Timeout, detail: "detail".into() });
+        let (began, ended) = (desk.at(offset), desk.at(offset));
+        assert!(desk.board.apply(Report::Probed { id, outcome, facts, began, lag: seconds(0), ended }).is_empty());
+    }
+    assert_eq!(desk.shown(131), "?-", "b was down while a still answered");
+    assert!(desk.board.unwell(desk.at(131)).is_some());
 }
 
 #[test]
