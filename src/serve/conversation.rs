@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
 use super::connections::Slot;
-use super::later::{self, Asked, Begin};
+use super::later::{self, Asked, Begin, UntilSent};
 use super::patience::Patient;
 use super::{GREETING, HEAD_BYTES, LINGER, Peer, Shared, Stage, Waited};
 
@@ -130,11 +130,15 @@ where
 {
     let unflushed = stream.unflushed();
     let resumed = ready.is_some();
+    let kept = Mutex::new(ready.as_ref().and_then(|answer| answer.extensions().get::<UntilSent>().cloned()));
     let (ready, parked) = (Mutex::new(ready), Mutex::new(None));
     let requests = AtomicUsize::new(0);
     let dispensable = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        requests.fetch_add(1, Ordering::Relaxed);
+        if requests.fetch_add(1, Ordering::Relaxed) > 0 {
+            // hyper reads the next request when it has written the answer to the last one.
+            drop(lock(&kept).take());
+        }
         slot.set_body_read(false);
         let (ready, parked, dispensable, unflushed) = (lock(&ready).take(), &parked, &dispensable, &*unflushed);
         async move {

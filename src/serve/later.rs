@@ -49,6 +49,17 @@ where
     response
 }
 
+/// An extension of an answer that keeps something until the answer has been sent.
+#[derive(Clone)]
+pub(super) struct UntilSent {
+    _guard: Arc<dyn Send + Sync>,
+}
+
+/// Keeps `guard` until `response`, the result of a [`later`] future, has been sent or its connection has been closed.
+pub fn until_sent(response: &mut Response, guard: impl Send + Sync + 'static) {
+    let _ = response.extensions_mut().insert(UntilSent { _guard: Arc::new(guard) });
+}
+
 /// Whether `response` was made by [`later`].
 #[must_use]
 pub fn is_later<B>(response: &http::Response<B>) -> bool {

@@ -53,7 +53,7 @@ use conversation::converse;
 pub use body::body;
 #[cfg(test)]
 pub(crate) use later::settle;
-pub use later::{is_later, later};
+pub use later::{is_later, later, until_sent};
 pub use listen::{BindError, bind, bind_or_all};
 pub use refusal::{error, get, post, recover, retry_after};
 

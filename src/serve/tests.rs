@@ -41,7 +41,7 @@ fn start(limits: Limits) -> Server {
 }
 
 fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
-    let late_flag = dropped.clone();
+    let (late_flag, kept_flag) = (dropped.clone(), dropped.clone());
     let late = warp::path!("late" / u64).map(move |milliseconds| {
         let flag = Flag(late_flag.clone());
         later(move || async move {
@@ -77,7 +77,15 @@ fn start_watched(limits: Limits, dropped: Arc<AtomicBool>) -> Server {
         let _ = response.extensions_mut().insert(Waited);
         response
     });
-    let late = late.or(late_large).unify().or(late_panic).unify();
+    let late_kept = warp::path!("late-kept").map(move || {
+        let flag = Flag(kept_flag.clone());
+        later(move || async move {
+            let mut response = vec![b'z'; 32 << 20].into_response();
+            until_sent(&mut response, flag);
+            response
+        })
+    });
+    let late = late.or(late_kept).unify().or(late_large).unify().or(late_panic).unify();
     let routes = ok.or(late).or(waited).or(peer).or(slow).or(echo).or(large).or(panic).recover(recover);
 
     let listener = bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
@@ -450,6 +458,23 @@ async fn an_answer_that_is_still_being_sent_is_not_lost_to_a_request_that_waits_
         let answers = rest(&mut client).await;
         assert!(answers.len() > 32 << 20 && answers.ends_with("\r\n\r\nlate"), "{path}: {}", answers.len());
     }
+}
+
+#[tokio::test]
+async fn what_is_kept_until_an_answer_is_sent_is_kept_while_the_client_does_not_read() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let server = start_watched(limits(), dropped.clone());
+    let mut client = server.send("GET /late-kept HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(Duration::from_millis(200)).await;
+    assert!(!dropped.load(Ordering::SeqCst));
+    let mut received = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while received < 32 << 20 {
+        received += timeout(PATIENCE, client.read(&mut buffer)).await.expect("the answer").unwrap();
+    }
+    eventually("the guard to be dropped", || dropped.load(Ordering::SeqCst)).await;
+    client.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert!(rest(&mut client).await.ends_with("\r\n\r\nok"));
 }
 
 #[tokio::test]

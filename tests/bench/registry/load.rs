@@ -251,8 +251,10 @@ async fn paced(server: SocketAddr, members: usize, seconds: f64, tag: &str, foll
     let end = begin + Duration::from_secs_f64(seconds);
     if follow == Follow::LongPoll {
         let distance = (members / 100).max(10);
-        let (request, full): (Rc<[u8]>, Rc<[u8]>) =
-            (self::poll(tag, &format!("?wait={POLL}"), false).into(), get("/members", "", false).into());
+        let (request, full): (Rc<[u8]>, Rc<[u8]>) = (
+            self::poll(tag, &format!("?wait={POLL}"), false).into(),
+            get(&format!("/members?wait={POLL}"), "", false).into(),
+        );
         for n in 0..members {
             let opens = begin + Duration::from_secs_f64(n as f64 * POLL / members as f64);
             // Not in the order in which they open, so that whole rosters are asked for evenly in time.
@@ -305,15 +307,13 @@ impl LongPoll {
         let mut client = Client::open(server).await;
         let mut report = Report::default();
         loop {
-            client.send(&self.request).await;
-            let Ok(bytes) = tokio::time::timeout_at(end.into(), client.answer(304)).await else { return report };
+            self.polls += 1;
+            let (request, status) =
+                if self.polls.is_multiple_of(self.distance) { (&self.full, 200) } else { (&self.request, 304) };
+            client.send(request).await;
+            let Ok(bytes) = tokio::time::timeout_at(end.into(), client.answer(status)).await else { return report };
             report.answers += 1;
             report.bytes += bytes as u64;
-            self.polls += 1;
-            if self.polls.is_multiple_of(self.distance) {
-                report.answers += 1;
-                report.bytes += client.ask(&self.full, 200).await as u64;
-            }
         }
     }
 }
