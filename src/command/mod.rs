@@ -168,8 +168,9 @@ pub fn table() -> Command {
                 .arg(flag("alive", "Fail only where a restart could help: a registry whose store is down is alive"))
                 .arg(time_limit("3s"))
                 .after_help(
-                    "Prints one line, which names the daemon that answered. Without --registry or --member, the address is \
-                     that of the member, unless CONFIG is for a registry alone, and either may answer.\n\nExit code 0: the \
+                    "Prints one line, which names the daemon that answered. A CONFIG for a registry or a member alone has the \
+                     effect of --registry or --member. Without any of these, the address is that of the member, and either \
+                     may answer.\n\nExit code 0: the \
                      daemon serves requests, even if a member reports that it is unwell; 1: it reports that it is not healthy, \
                      does not answer, or is not the expected one. Use it plain for readiness probes and with --alive for \
                      liveness probes: a registry whose store is down still serves the last roster, and a restart would not \

@@ -1,8 +1,9 @@
 //! The body of `GET /members`, made once and shared by every request that gets it.
 //!
 //! The body shows when each member was last seen, which moves with every heartbeat and is no part of the [`View`]. It is
-//! therefore made again when somebody asks for it in another second, and at once when the roster has changed. Requests that
-//! come meanwhile wait for it and share it: an answer holds a reference to the bytes, not a copy.
+//! therefore made again when somebody asks for it a second later, in rings of more than a thousand members one second more for
+//! each thousand (to make a body of 1.7 MB every second would take a hundredth of a processor), and at once when the roster has
+//! changed. Requests that come meanwhile wait for it and share it: an answer holds a reference to the bytes, not a copy.
 
 use std::sync::Arc;
 
@@ -17,9 +18,13 @@ pub(super) struct Listing {
     made: tokio::sync::Mutex<Option<Made>>,
 }
 
-/// A body, for one view and one second.
+/// For how many members more the body is given out for another second.
+const MEMBERS_PER_SECOND: usize = 1_000;
+
+/// A body, for one view and a few seconds.
 struct Made {
     tag: Arc<str>,
+    /// When it was made, in seconds since the epoch.
     second: u64,
     last_seen: Vec<u64>,
     body: Bytes,
@@ -38,7 +43,7 @@ impl Listing {
         let mut made = self.made.lock().await;
         let before = made.take().filter(|made| made.tag == view.tag);
         let current = match before {
-            Some(current) if current.second == second => current,
+            Some(current) if current.is_good_at(second) => current,
             before => {
                 let asked = ask.await;
                 let last_seen = view.members.iter().enumerate().map(|(index, member)| {
@@ -54,6 +59,12 @@ impl Listing {
 }
 
 impl Made {
+    /// A wall clock that was set back makes a body anew.
+    fn is_good_at(&self, second: u64) -> bool {
+        let good_for = 1 + (self.last_seen.len() / MEMBERS_PER_SECOND) as u64;
+        (self.second..self.second + good_for).contains(&second)
+    }
+
     fn new(view: &View, second: u64, last_seen: Vec<u64>) -> Self {
         let with = view.members.iter().zip(&last_seen);
         let members = with.map(|(member, &last_seen)| Member { last_seen, ..member.clone() }).collect();
@@ -96,6 +107,15 @@ mod tests {
         assert_eq!(last_seen(&third), 95);
         let moved = self::view(2);
         assert_eq!(last_seen(&listing.body(&moved, 101, async { Some(vec![Some(96)]) }).await), 96, "another roster");
+    }
+
+    #[test]
+    fn a_body_is_good_for_a_second_and_one_more_for_each_thousand_members() {
+        for (members, good_for) in [(0, 1), (999, 1), (1_000, 2), (10_000, 11)] {
+            let made = Made { tag: "1".into(), second: 100, last_seen: vec![0; members], body: Bytes::new() };
+            assert!(made.is_good_at(100) && made.is_good_at(99 + good_for), "{members}");
+            assert!(!made.is_good_at(100 + good_for) && !made.is_good_at(99), "{members}");
+        }
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ pub struct Figures {
 /// A figure to compare with.
 #[derive(Clone, Debug)]
 pub struct Side {
-    /// Whose it is: `blackbox_exporter`, `bare epoll loop`.
+    /// Whose it is: `bare epoll loop`.
     pub name: &'static str,
     /// The figure.
     pub value: f64,
