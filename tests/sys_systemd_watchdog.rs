@@ -53,6 +53,8 @@ fn a_service_is_restarted_whichever_of_its_threads_stands_still(host: &mut Boote
         ("member", "netring-probe", Some("probe schedule")),
         ("member", "netring-serve", Some("HTTP service")),
         ("member", "netring-control", Some("control loop")),
+        ("member", "netring-lease", Some("lease worker")),
+        ("member", "netring-keep", Some("writer of the roster")),
         ("member", "netring-resolve", Some("look-up of the registry's name")),
         ("member", "netring-network", Some("look at the network")),
         ("registry", "netring", None),
