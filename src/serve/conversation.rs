@@ -190,7 +190,7 @@ where
             Pin::new(&mut connection).graceful_shutdown();
             tokio::select! {
                 biased;
-                _ = &mut connection => { shared.finished.fetch_add(1, Ordering::Relaxed); }
+                _ = &mut connection => {}
                 _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
             }
         }
@@ -200,9 +200,6 @@ where
     let mut stream = parts.io.into_inner();
     match step {
         Step::Closed => {
-            if *stage.borrow() != Stage::Open {
-                shared.finished.fetch_add(usize::from(!slot.is_new()), Ordering::Relaxed);
-            }
             tokio::select! {
                 () = linger(stream.into_inner()) => {}
                 () = slot.evicted() => {}

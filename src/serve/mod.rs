@@ -31,7 +31,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -129,8 +128,6 @@ pub struct Waited;
 /// How the requests that were in progress at `stop` ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Their answers were sent.
-    pub finished: usize,
     /// They were still in progress after [`Limits::drain`], and their connections were closed.
     pub cut: usize,
 }
@@ -149,7 +146,6 @@ struct Shared<S> {
     limits: Limits,
     connections: Arc<Connections>,
     stage: watch::Sender<Stage>,
-    finished: AtomicUsize,
 }
 
 /// Serves `routes` on `listener` until `stop`, then drains. Marks `pulse` at least once a second until `stop`.
@@ -180,7 +176,6 @@ where
         limits,
         connections,
         stage: watch::Sender::new(Stage::Open),
-        finished: AtomicUsize::new(0),
     });
     // However this function ends, also by cancellation, all connections are closed.
     let cut = CutOnDrop(&shared.stage);
@@ -192,7 +187,7 @@ where
     drop(listener);
     shared.stage.send_replace(Stage::Draining);
     let _ = timeout(shared.limits.drain, shared.connections.all_closed()).await;
-    let drained = Drained { finished: shared.finished.load(Ordering::Relaxed), cut: shared.connections.open() };
+    let drained = Drained { cut: shared.connections.open() };
     drop(cut);
     drained
 }
