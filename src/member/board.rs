@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Wall;
 use crate::probe::schedule::{ByTarget, SkipReason, TargetId};
 use crate::probe::stats::{Histogram, LAG_BOUNDS, OVERHEAD_BOUNDS, Tally};
-use crate::probe::{Check, CheckType, Failure, LocalCause, Reason, Timings};
+use crate::probe::{Check, CheckType, Failure, LocalCause, Outcome, Reason, Timings};
 use crate::wire::{InstanceId, Location};
 
 use super::health::{self, Health};
@@ -28,6 +28,9 @@ use super::memory::{Memory, State};
 use super::peers::Peer;
 use super::plan::{Plan, PlannedPeer};
 use super::prober::Report;
+
+/// How many other members that answer in the place of a peer are reported for each peer.
+const REPORTED_MAX: usize = 8;
 
 /// One target and what is known of it.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ struct Sight {
     cannot: Option<String>,
     /// Another member of its location answered in its place the last time.
     another: Option<InstanceId>,
+    /// The other members of which that has been reported, a few at most.
+    reported: Vec<InstanceId>,
     targets: Vec<TargetId>,
 }
 
@@ -72,6 +77,7 @@ impl Sight {
             leads_back: planned.leads_back,
             cannot: None,
             another: None,
+            reported: Vec::new(),
             targets: Vec::new(),
         }
     }
@@ -225,7 +231,7 @@ impl Board {
             let known = before.remove(&key).filter(|sight| sight.peer == planned.peer);
             let mut sight = Sight::new(planned);
             if let Some(known) = known {
-                (sight.cannot, sight.another) = (known.cannot, known.another);
+                (sight.cannot, sight.another, sight.reported) = (known.cannot, known.another, known.reported);
             }
             for (id, check) in &planned.targets {
                 let mut watched = self.targets.remove(id).unwrap_or_else(|| Watched {
@@ -251,7 +257,8 @@ impl Board {
         self.index_tallies();
         let (sights, targets) = (&self.sights, &self.targets);
         let off_host = sights.values().filter(|sight| !sight.on_this_host).flat_map(|sight| &sight.targets);
-        self.health.set_targets(off_host.filter_map(|id| targets.get(id)).map(|watched| &watched.marks));
+        let off_host = off_host.filter_map(|id| targets.get(id));
+        self.health.set_targets(off_host.map(|watched| (&watched.marks, &watched.peer.location)));
     }
 
     /// Gives every location that is probed its sums, and every target the index of its own.
@@ -268,14 +275,15 @@ impl Board {
         }
     }
 
-    /// Takes in how it is with the registry. `reached` is whether it answered at all the last time, and `on_this_host` whether
-    /// its address is one of this host's.
-    pub fn note_registry(&mut self, sight: RegistrySight, reached: bool, on_this_host: bool, now: Instant) {
+    /// Takes in how it is with the registry. `reached` is whether it answered on a new connection from another host, where that
+    /// was tried.
+    pub fn note_registry(&mut self, sight: RegistrySight, reached: Option<bool>, now: Instant) {
         self.registry = sight;
-        let was_isolated = self.health.is_isolated(now);
-        self.health.registry(reached, on_this_host, now);
-        if !was_isolated && self.health.is_isolated(now) {
-            self.forget_what_is_down();
+        let Some(reached) = reached else { return };
+        let was_isolated = self.health.is_isolated_now();
+        self.health.registry(reached, now);
+        if !was_isolated && self.health.is_isolated_now() {
+            self.forget_what_turned(now);
         }
     }
 
@@ -312,7 +320,7 @@ impl Board {
     fn probed(
         &mut self,
         id: TargetId,
-        outcome: crate::probe::Outcome,
+        outcome: Outcome,
         facts: &super::judge::Facts,
         (began, ended): (Instant, Instant),
         lag: Duration,
@@ -330,10 +338,10 @@ impl Board {
             location: &key.0,
             address: watched.peer.address(),
             on_this_host: sight.on_this_host,
-            was_down: watched.memory.is_down(ended, horizon),
+            would_turn: !watched.memory.is_down(ended, horizon) && !sight.held && !facts.link_is_broken(),
             ended,
         };
-        let was_isolated = self.health.is_isolated(began);
+        let was_isolated = self.health.is_isolated_now();
         self.health.note_answer(&mut watched.marks, &probed, &outcome.result);
         let isolated = self.health.is_isolated(began) && !sight.on_this_host;
         let Judged { outcome, finding, answered_by_another, answered_itself } =
@@ -343,7 +351,9 @@ impl Board {
         tallies[watched.check.check_type() as usize].add(&outcome);
         let result = outcome.result;
         if let Some(instance) = answered_by_another {
-            if sight.another.as_ref() != Some(&instance) {
+            // Behind a balancer they take turns.
+            if sight.reported.len() < REPORTED_MAX && !sight.reported.contains(&instance) {
+                sight.reported.push(instance.clone());
                 news.push(Event::AnotherAnswers { peer: Arc::clone(&sight.peer), instance: instance.clone() });
             }
             sight.another = Some(instance);
@@ -382,8 +392,13 @@ impl Board {
                 }
             }
             Finding::Unknown => {
-                watched.memory.forget();
-                self.down.remove(&id);
+                // A target that was down while others still answered stays down until that is too old.
+                let down_since = watched.memory.fresh(ended, horizon).filter(|state| state.result.is_err());
+                let down_before = down_since.is_some_and(|state| !self.health.is_silent_since(state.since));
+                if sight.held || !down_before {
+                    watched.memory.forget();
+                    self.down.remove(&id);
+                }
             }
         }
         if matches!(finding, Finding::Up | Finding::Down) {
@@ -400,8 +415,8 @@ impl Board {
                 }));
             }
         }
-        if !was_isolated && isolated {
-            self.forget_what_is_down();
+        if !was_isolated && self.health.is_isolated_now() {
+            self.forget_what_turned(ended);
         }
         let all_silent = self.health.is_all_silent();
         if all_silent && !self.asked {
@@ -410,11 +425,17 @@ impl Board {
         self.asked = all_silent;
     }
 
-    /// What was found down a moment ago was this member's own isolation.
-    fn forget_what_is_down(&mut self) {
-        for id in mem::take(&mut self.down) {
-            if let Some(watched) = self.targets.get_mut(&id) {
-                watched.memory.forget();
+    /// What turned down since the last answer from anywhere was this member's own isolation.
+    fn forget_what_turned(&mut self, now: Instant) {
+        let horizon = self.freshness.horizon();
+        for sight in self.sights.values().filter(|sight| !sight.on_this_host) {
+            for id in &sight.targets {
+                let Some(watched) = self.targets.get_mut(id) else { continue };
+                let down = watched.memory.fresh(now, horizon).filter(|state| state.result.is_err());
+                if down.is_some_and(|state| self.health.is_silent_since(state.since)) {
+                    watched.memory.forget();
+                    self.down.remove(id);
+                }
             }
         }
     }
@@ -460,10 +481,15 @@ impl Board {
         targets.map(move |watched| (watched, watched.memory.fresh(now, horizon)))
     }
 
-    /// Whether a target is known to be down.
+    /// Whether this outcome may be the first sign that the roster has changed, which the registry can tell: the connection was
+    /// refused, or a member of another location answered. Not where the target was down before, or nobody can be asked.
     #[must_use]
-    pub fn is_down(&self, id: TargetId, now: Instant) -> bool {
-        self.targets.get(&id).is_some_and(|watched| watched.memory.is_down(now, self.freshness.horizon()))
+    pub fn may_have_left(&self, id: TargetId, outcome: &Outcome, now: Instant) -> bool {
+        let Some(watched) = self.targets.get(&id).filter(|_| self.registry.up) else { return false };
+        let refused = matches!(&outcome.result, Err(Failure { reason: Reason::Refused, .. }));
+        let location = outcome.answered_by.as_ref().and_then(|answerer| answerer.location.as_ref());
+        let moved = location.is_some_and(|location| *location != watched.peer.location);
+        (refused || moved) && !watched.memory.is_down(now, self.freshness.horizon())
     }
 
     /// The peers whose addresses lead back to this member.

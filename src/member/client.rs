@@ -228,7 +228,9 @@ impl RegistryClient {
     fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).expect("names, numbers and addresses always have a JSON form");
         let request = self.way.onto(self.agent.post(format!("{}{path}", self.base)));
-        let request = request.config().max_redirects(0).build();
+        // On a connection of its own, so that an answer shows that new connections can be made: what has long been connected
+        // outlives a full connection tracking table and many a firewall rule.
+        let request = request.config().max_redirects(0).build().header("connection", "close");
         let answer = self.read(request.content_type("application/json").send(&body[..]))?;
         match answer.header("location") {
             Some(to) if (300..400).contains(&answer.status) => {

@@ -196,8 +196,8 @@ impl Driver {
             ring: Ring::new(Arc::clone(&board), prober, network.clone(), listening),
             kept: state.map(|state| Kept::start(state, &vitals)).transpose()?,
             trouble: Trouble::default(),
-            lease: Worker::start("netring-lease", "lease worker", &vitals)?,
-            roster: Worker::start("netring-roster", "roster worker", &vitals)?,
+            lease: lease_worker(&vitals)?,
+            roster: roster_worker(&vitals)?,
             roster_client: lease_client.with_timeout(settings.registry.timeout),
             lease_client,
             pulse: vitals.add("control loop", TURN_MAX),
@@ -213,6 +213,8 @@ impl Driver {
     }
 
     fn run(mut self, inbox: &Receiver<Event>) {
+        // The disk may hang.
+        self.pulse.mark_away();
         self.recall();
         loop {
             self.pulse.mark();
@@ -384,12 +386,19 @@ impl Driver {
     /// Notes on the board and in the log how it stands with the registry.
     fn note_registry(&mut self, request: Request, problem: Option<ClientError>, now: Instant) {
         let up = self.membership.is_well();
+        // A request that was kept for a while and then cut off is asked again first.
+        let problem = problem.filter(|_| !up);
         let addresses = self.lease_client.addresses().known();
         let on_this_host = !addresses.is_empty() && addresses.iter().all(|at| self.network.is_own(at.ip()));
-        // A registry that refuses has been reached.
-        let reached = !matches!(problem, Some(ClientError::Unreachable(_)));
+        // A registry that refuses has been reached. A request for the roster says nothing of the network: its connection may
+        // have been made long ago, and what is wrong since then may concern new ones alone.
+        let reached = match (request, &problem) {
+            (Request::Roster, _) => None,
+            (_, problem) => Some(!matches!(problem, Some(ClientError::Unreachable(_)))),
+        };
+        let reached = reached.filter(|_| !on_this_host);
         let sight = RegistrySight { up, roster_at: self.membership.roster_at() };
-        lock(&self.board).note_registry(sight, reached, on_this_host, now);
+        lock(&self.board).note_registry(sight, reached, now);
         let who = (&self.settings.location, &self.me, &*self.settings.registry.url.base);
         self.trouble.note(request, problem, up, now, who);
     }
@@ -424,6 +433,7 @@ impl Driver {
             before.shutdown();
             self.roster_client.shutdown();
             self.renew_clients();
+            self.renew_workers();
             say_farewell(&before, &self.me, old.registry.timeout);
             self.trouble.another_registry();
             self.membership.start_over(now);
@@ -441,6 +451,19 @@ impl Driver {
                 self.ring.set_registered(address);
             }
             self.follow(&Change::default());
+        }
+    }
+
+    /// Workers in the place of those that may still be connecting to the former registry, which cannot be broken off. These end
+    /// after what they have to do.
+    fn renew_workers(&mut self) {
+        for (worker, start) in [(&mut self.lease, lease_worker as fn(&Vitals) -> _), (&mut self.roster, roster_worker)]
+        {
+            match start(&self.vitals) {
+                Ok(new) => *worker = new,
+                // The new requests wait for the old ones.
+                Err(error) => debug!(%error, "no thread for requests to the new registry"),
+            }
         }
     }
 
@@ -473,6 +496,14 @@ impl Driver {
     fn advertised_by(&self, settings: &MemberSettings) -> Advertised {
         Advertised { listening: self.listening, ip: settings.advertise_ip, port: settings.advertise_port }
     }
+}
+
+fn lease_worker(vitals: &Vitals) -> io::Result<Worker> {
+    Worker::start("netring-lease", "lease worker", vitals)
+}
+
+fn roster_worker(vitals: &Vitals) -> io::Result<Worker> {
+    Worker::start("netring-roster", "roster worker", vitals)
 }
 
 /// Makes one request of the lease lane. A heartbeat becomes a registration where the address of this host has changed.

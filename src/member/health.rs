@@ -51,8 +51,8 @@ pub struct Probed<'a> {
     pub address: std::net::SocketAddr,
     /// Whether it is on this host.
     pub on_this_host: bool,
-    /// Whether it was known to be down before.
-    pub was_down: bool,
+    /// Whether a failure would be news: it was not known to be down, this host could send to it, and it stands on the roster.
+    pub would_turn: bool,
     /// When the probe ended.
     pub ended: Instant,
 }
@@ -123,10 +123,14 @@ impl Run {
 }
 
 impl Health {
-    /// The targets are now these: the marks of each on another host.
-    pub fn set_targets<'a>(&mut self, marks: impl Iterator<Item = &'a Marks>) {
+    /// The targets are now these: the marks of each on another host, and its location.
+    pub fn set_targets<'a>(&mut self, targets: impl Iterator<Item = (&'a Marks, &'a Location)>) {
         (self.targets, self.no_route.targets, self.failed.targets) = (0, 0, 0);
-        for mark in marks {
+        let mut gone = std::mem::take(&mut self.turned);
+        for (mark, location) in targets {
+            if let Some(at) = gone.iter().position(|turned| turned == location) {
+                self.turned.push(gone.swap_remove(at));
+            }
             self.targets += 1;
             self.no_route.targets += usize::from(mark.no_route == self.no_route.number);
             self.failed.targets += usize::from(mark.failed == self.failed.number);
@@ -160,10 +164,10 @@ impl Health {
         self.trouble = Some((until, format!("the host was suspended for {} s", lost.as_secs())));
     }
 
-    /// The registry answered or did not. What it says from this very host is no sign of a network.
-    pub fn registry(&mut self, reached: bool, on_this_host: bool, now: Instant) {
-        self.registry_lost = !reached && !on_this_host;
-        if reached && !on_this_host {
+    /// The registry, on another host, answered on a new connection, or it did not.
+    pub fn registry(&mut self, reached: bool, now: Instant) {
+        self.registry_lost = !reached;
+        if reached {
             self.connected(now);
         } else {
             self.look_for_isolation(now);
@@ -203,7 +207,8 @@ impl Health {
             }) => {}
             Err(_) => {
                 self.failed.meets(&mut marks.failed);
-                if !probed.was_down && self.turned.len() < 2 && !self.turned.contains(probed.location) {
+                let no_route = matches!(result, Err(Failure { reason: Reason::Local(_), .. }));
+                if probed.would_turn && !no_route && self.turned.len() < 2 && !self.turned.contains(probed.location) {
                     self.turned.push(probed.location.clone());
                 }
                 self.look_for_isolation(probed.ended);
@@ -227,6 +232,12 @@ impl Health {
     #[must_use]
     pub fn is_all_silent(&self) -> bool {
         self.targets > 0 && self.failed.targets >= self.targets && self.turned.len() >= 2
+    }
+
+    /// Whether nothing outside this host answers.
+    #[must_use]
+    pub fn is_isolated_now(&self) -> bool {
+        self.isolated
     }
 
     /// Whether nothing outside this host answers, or did not while a probe ran that began at `began`.

@@ -202,7 +202,11 @@ impl Membership {
             if std::mem::replace(&mut self.unusable, roster.unusable) != roster.unusable {
                 news.unusable = Some((roster.unusable, roster.first_unusable));
             }
-            news.roster = Some(self.peers.apply(roster.members, now));
+            let change = self.peers.apply(roster.members, now);
+            if !change.is_empty() {
+                self.session.had_news(self.peers.len());
+            }
+            news.roster = Some(change);
         }
         Some(news)
     }

@@ -249,11 +249,10 @@ impl Member {
 
     /// Ends the member, within about a second whatever the registry does.
     pub fn stop(self, farewell: Farewell) {
-        // The service drains while the control thread takes leave; after that nobody sets targets any more.
-        let service = self.service.stop();
+        // First off the roster, then away from the port: peers that meet a closed port ask the registry who is in the ring.
         self.control.stop(farewell == Farewell::Deregister, FAREWELL);
         self.prober.set_targets(Vec::new());
-        if service.join().is_err() {
+        if self.service.stop().join().is_err() {
             warn!("the service thread had ended before its time");
         }
     }

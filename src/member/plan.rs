@@ -36,13 +36,16 @@ impl Here<'_> {
     ///
     /// That goes by the port this member listens on and all addresses of this host, whatever was registered: two hosts may
     /// have the same private address. Where it listens on one address alone, another address of this host is not it.
-    fn leads_back(&self, address: SocketAddr) -> bool {
+    ///
+    /// `all_on_loopback` is whether all peers have loopback addresses, which before the first registration is the only sign of a
+    /// ring on one host.
+    fn leads_back(&self, address: SocketAddr, all_on_loopback: bool) -> bool {
         let listens_at = |ip: IpAddr| self.listening.ip().is_unspecified() || self.listening.ip() == ip;
         let reaches_me =
             address.port() == self.listening.port() && self.is_on_this_host(address.ip()) && listens_at(address.ip());
         // A ring on one host, for a test or a demonstration, is registered with loopback addresses throughout.
         let ring_on_loopback =
-            self.listening.ip().is_loopback() || self.registered.is_some_and(|own| own.ip().is_loopback());
+            self.listening.ip().is_loopback() || self.registered.map_or(all_on_loopback, |own| own.ip().is_loopback());
         let others_loopback = address.ip().is_loopback() && !ring_on_loopback;
         self.registered == Some(address) || reaches_me || others_loopback
     }
@@ -100,9 +103,10 @@ impl Planner {
     pub fn plan(&mut self, peers: &Peers, endpoints: &[Arc<str>], here: &Here<'_>) -> Plan {
         let mut before = std::mem::take(&mut self.given);
         let mut plan = Plan { peers: Vec::with_capacity(peers.len()) };
+        let all_on_loopback = peers.iter().all(|entry| entry.peer.ip.is_loopback());
         for entry in peers.iter() {
             let address = entry.peer.address();
-            let leads_back = here.leads_back(address);
+            let leads_back = here.leads_back(address, all_on_loopback);
             let known = before.remove(entry.peer).unwrap_or_default();
             let http = endpoints.iter().map(|endpoint| Check::Http { endpoint: Arc::clone(endpoint) });
             let checks = std::iter::once(Check::Tcp).chain(http).filter(|_| !leads_back);

@@ -38,6 +38,9 @@ const WATCHFUL_MAX: Duration = Duration::from_millis(100);
 /// a busy processor.
 const GRAIN: Duration = Duration::from_millis(50);
 
+/// How late word may come that a target has turned, for its follow-ups to be counted from the end of the probe.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How long reports are gathered where they come one after the other: to wake their taker for each costs as much as a third of
 /// a probe. The first after a pause goes out at once.
 const GATHER: Duration = Duration::from_millis(200);
@@ -409,7 +412,9 @@ impl Loop {
     fn take_in(&mut self, Turned { id, ended }: Turned) {
         let Some(planned) = self.plan.get(&id) else { return };
         let limit = self.settings.limits.timeout(planned.target.check.check_type());
-        self.schedule.turned(id, ended, limit);
+        // What has waited for the roster is followed up from now on, or it would look late.
+        let waited = self.wake.saturating_duration_since(ended) > LATE;
+        self.schedule.turned(id, if waited { self.wake } else { ended }, limit);
     }
 
     fn start_what_is_due(&mut self) {

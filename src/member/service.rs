@@ -18,8 +18,8 @@ use crate::config::ServerSettings;
 use crate::host::logging::events;
 use crate::host::reload::Reloads;
 use crate::host::vitals::{Pulse, Vitals};
+use crate::probe::Check;
 use crate::probe::schedule::TargetId;
-use crate::probe::{Check, Failure, Reason};
 use crate::serve;
 use crate::wire::{InstanceId, Location};
 
@@ -41,6 +41,9 @@ const DRAIN: Duration = Duration::from_millis(300);
 
 /// How long a first refused connection is kept back: the registry needs a moment to gather changes, and answers within one.
 const KEPT_BACK: Duration = Duration::from_millis(1_500);
+
+/// How long a member that leaves in order may take from closing its port to being off the roster.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// How many reports are kept back at most; more than that at once are no members that leave in order.
 const KEPT_BACK_MAX: usize = 1_024;
@@ -151,10 +154,11 @@ impl Intake {
                     events.append(&mut board.apply(report));
                 }
             }
-            // What the roster was confirmed after counts now, and so does what has waited for long enough.
+            // What the roster was confirmed a while after counts now, and so does what has waited for long enough.
             let confirmed = board.registry().roster_at;
             while let Some((until, _, report)) = self.kept_back.front() {
-                let settled = matches!(report, Report::Probed { ended, .. } if confirmed.is_some_and(|at| at > *ended));
+                let settled =
+                    matches!(report, Report::Probed { ended, .. } if confirmed.is_some_and(|at| at > *ended + LEAVING));
                 if !settled && now < *until {
                     break;
                 }
@@ -169,17 +173,25 @@ impl Intake {
 
     /// Puts a report aside that the roster may explain, and those of the same target that come after it.
     fn keep_back(&mut self, board: &Board, report: Report, now: Instant) -> Option<Report> {
-        let Report::Probed { id, outcome, .. } = &report else { return Some(report) };
-        let refused = matches!(&outcome.result, Err(Failure { reason: Reason::Refused, .. }));
-        let waits = self.kept_back.iter().find(|(_, kept, _)| kept == id).map(|(until, ..)| *until);
-        let first = refused && board.registry().up && !board.is_down(*id, now);
-        if self.kept_back.len() >= KEPT_BACK_MAX || (waits.is_none() && !first) {
-            return Some(report);
-        }
-        if waits.is_none() {
-            self.registry.ask(Question::Roster);
-        }
-        self.kept_back.push_back((now + KEPT_BACK, *id, report));
+        let (id, outcome) = match &report {
+            Report::Probed { id, outcome, .. } => (*id, outcome),
+            // What was found before a suspend says nothing after it.
+            Report::Suspended { .. } => {
+                self.kept_back.clear();
+                return Some(report);
+            }
+            Report::Skipped { .. } | Report::Stalled { .. } => return Some(report),
+        };
+        let waits = self.kept_back.iter().find(|(_, kept, _)| *kept == id).map(|(until, ..)| *until);
+        let until = match waits {
+            Some(until) => until,
+            None if self.kept_back.len() < KEPT_BACK_MAX && board.may_have_left(id, outcome, now) => {
+                self.registry.ask(Question::Roster);
+                now + KEPT_BACK
+            }
+            None => return Some(report),
+        };
+        self.kept_back.push_back((until, id, report));
         None
     }
 

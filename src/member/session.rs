@@ -12,8 +12,11 @@
 //!   less but never under 1 s, each shortened by up to half at random, so that a thousand members that lost the registry
 //!   together do not come back together. The other lane goes on: a member that cannot register still follows the roster.
 //! * The roster is followed by long polls: the registry keeps the request until the roster changes or `poll` is over (60 s at
-//!   most). A registry that does not keep it, or has no room for another waiting request, is asked plainly each `poll` interval,
-//!   and asked to wait again after [`PLAIN_FOR`]. One whose rosters have no entity tag is asked each `poll` interval, too.
+//!   most). A registry that does not keep it, that has no room for another waiting request, or that is behind a proxy which
+//!   cuts such requests off, is asked plainly each `poll` interval, and asked to wait again after [`PLAIN_FOR`]. One whose
+//!   rosters have no entity tag is asked each `poll` interval, too. A request that was kept for a while and then cut off is no
+//!   failure: it is asked again at once, plainly.
+//! * Rosters that bring no news are not asked for over and over, whatever the registry answers.
 
 use std::time::{Duration, Instant};
 
@@ -29,10 +32,19 @@ pub(super) const REPLICA_LAG: Duration = Duration::from_secs(3);
 /// The longest a registry is asked to keep a request for the roster.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The shortest time from one roster to the next request: a ring that changes all the time is followed in steps.
+/// The time from one roster to the next request: a ring that changes all the time is followed in steps.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// How many requests in a row a registry may answer early before it counts as one that keeps none.
+/// How much longer that time is for each peer, because the roster is longer, and more members ask for it.
+const GATHER_FOR_EACH: Duration = Duration::from_millis(1);
+
+/// A request that ends sooner was not kept.
+const KEPT_MIN: Duration = Duration::from_secs(1);
+
+/// How many rosters without news in a row are taken at the pace of changes.
+const NO_NEWS_MAX: u32 = 12;
+
+/// How many requests in a row may be answered early, or cut off, before the registry counts as one that keeps none.
 const NOT_KEPT_MAX: u32 = 2;
 
 /// How long a registry that keeps no requests is asked plainly before it is asked to keep one again.
@@ -152,6 +164,12 @@ pub struct Session {
     plain_until: Option<Instant>,
     /// How many requests in a row it did not keep, though asked to. One that stops answers what it keeps early, once.
     not_kept: u32,
+    /// The last request was kept and then cut off: the next one is plain.
+    cut_off: bool,
+    /// How many rosters in a row brought no news.
+    no_news: u32,
+    /// How many peers the roster has.
+    peers: u32,
     tickets: u64,
 }
 
@@ -167,6 +185,9 @@ impl Session {
             registered_at: None,
             plain_until: None,
             not_kept: 0,
+            cut_off: false,
+            no_news: 0,
+            peers: 0,
             tickets: 0,
         }
     }
@@ -190,7 +211,9 @@ impl Session {
             (None, _) => {
                 self.plain_until.take_if(|until| *until <= now);
                 let wait = self.pace.poll.min(WAIT_MAX);
-                let wait = if may_wait && self.plain_until.is_none() { wait } else { Duration::ZERO };
+                // What failed is asked plainly, so that the answer shows at once that the registry is back.
+                let plainly = self.plain_until.is_some() || self.cut_off || self.roster.failures > 0;
+                let wait = if may_wait && !plainly { wait } else { Duration::ZERO };
                 Action::Do(self.begin(|session| &mut session.roster, wait, now), wait)
             }
         }
@@ -242,11 +265,20 @@ impl Session {
     /// Takes in the reply to a request for the roster, as [`Session::on_lease`] does for the lease.
     pub fn on_roster(&mut self, ticket: Ticket, reply: RosterReply, now: Instant, jitter: f64) -> Option<bool> {
         let UnderWay { began, wait, .. } = self.roster.take(ticket)?;
+        let took = now.saturating_duration_since(began);
         let (listed, tagged) = match reply {
+            RosterReply::Failed if !wait.is_zero() && took >= KEPT_MIN => {
+                self.cut_off = true;
+                self.was_not_kept(now);
+                self.roster.due = now;
+                return Some(false);
+            }
             RosterReply::Failed => {
                 self.roster.failed(self.pace.poll, now, jitter);
-                // Whoever answers next may keep requests, or may not any more.
-                (self.plain_until, self.not_kept) = (None, 0);
+                if wait.is_zero() {
+                    // The one that answers next may be another one.
+                    self.plain_until = None;
+                }
                 return Some(false);
             }
             RosterReply::NoRoom => {
@@ -257,34 +289,54 @@ impl Session {
             RosterReply::Full { listed, tagged } => (listed, tagged),
             RosterReply::Unchanged => (true, true),
         };
-        let early = reply == RosterReply::Unchanged && now.saturating_duration_since(began) < wait / 2;
-        self.not_kept = if early { self.not_kept + 1 } else { 0 };
-        if self.not_kept >= NOT_KEPT_MAX {
-            (self.plain_until, self.not_kept) = (Some(now + PLAIN_FOR), 0);
+        let early = reply == RosterReply::Unchanged && took < KEPT_MIN.min(wait / 2);
+        if early {
+            self.was_not_kept(now);
+        } else if !wait.is_zero() {
+            self.not_kept = 0;
         }
+        self.cut_off = false;
         if self.roster.failures > 0 && self.lease.failures > 0 {
             // Both were lost and one is back: so may the other be.
             self.lease.due = self.lease.due.min(now);
         }
         self.roster.failures = 0;
-        let forgotten = !listed && self.registered;
+        // A request that was sent before the registration was confirmed may have been answered before it arrived.
+        let since = self.registered_at.filter(|at| *at <= began);
+        let forgotten = !listed && self.registered && since.is_some();
         // Another replica may not show this member yet: its roster is not to be trusted, but all is well.
-        let settled = self.registered_at.is_some_and(|at| now.saturating_duration_since(at) > REPLICA_LAG);
-        let lags = forgotten && !settled;
+        let settled = since.is_some_and(|at| now.saturating_duration_since(at) > REPLICA_LAG);
+        let lags = !listed && self.registered && !settled;
         // Whoever answers at once, and would do so again, is asked each `poll` interval.
         let plainly = wait.is_zero() && self.plain_until.is_some() || !tagged && !lags;
-        self.roster.due = if early || plainly {
+        self.no_news = if reply == RosterReply::Unchanged { 0 } else { self.no_news.saturating_add(1) };
+        let was_kept = !wait.is_zero() && !early;
+        self.roster.due = if plainly || self.no_news > NO_NEWS_MAX || (early && self.plain_until.is_some()) {
             let next = self.roster.due + self.pace.poll;
             if next > now { next } else { now + self.pace.poll }
-        } else if reply == RosterReply::Unchanged {
+        } else if reply == RosterReply::Unchanged && was_kept {
             now
         } else {
-            now + GATHER.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+            let gather = GATHER + GATHER_FOR_EACH * self.peers;
+            now + gather.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
         };
         if forgotten && settled {
             self.register_now(now);
         }
         Some(forgotten)
+    }
+
+    /// A request that the registry was asked to keep was answered early, or cut off.
+    fn was_not_kept(&mut self, now: Instant) {
+        self.not_kept += 1;
+        if self.not_kept >= NOT_KEPT_MAX {
+            (self.plain_until, self.not_kept) = (Some(now + PLAIN_FOR), 0);
+        }
+    }
+
+    /// The roster that was taken in last changed something, and now has so many peers.
+    pub fn had_news(&mut self, peers: usize) {
+        (self.no_news, self.peers) = (0, u32::try_from(peers).unwrap_or(u32::MAX));
     }
 
     /// Registers again at once: the address or the location has changed. A reply that is still to come does not count.

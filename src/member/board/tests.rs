@@ -104,7 +104,7 @@ impl Desk {
     /// The registry answered then, or did not.
     fn registry(&mut self, offset: u64, reached: bool) {
         let now = self.at(offset);
-        self.board.note_registry(RegistrySight { up: reached, roster_at: None }, reached, false, now);
+        self.board.note_registry(RegistrySight { up: reached, roster_at: None }, Some(reached), now);
     }
 
     /// What is known at `offset`, in the order of the board: `+`, `-` or `?`.

@@ -1,7 +1,7 @@
 //! Tells board and prober who is in the ring, and logs what changed.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use super::super::prober::Prober;
 /// Changes of more peers than this at once are one line in the log with a count.
 const LINES_MAX: usize = 10;
 
-/// How often the plan is made anew because this host may have other addresses.
+/// How often it is looked whether this host has other addresses.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The way from the roster to board and prober.
@@ -34,7 +34,9 @@ pub(super) struct Ring {
     planner: Planner,
     /// What board and prober have been told.
     plan: Plan,
-    planned: Option<Instant>,
+    looked: Option<Instant>,
+    /// The addresses of this host that the plan was made with.
+    own: BTreeSet<IpAddr>,
     /// The peers whose addresses lead back here, as logged.
     leading_back: BTreeSet<InstanceId>,
 }
@@ -49,7 +51,8 @@ impl Ring {
             registered: None,
             planner: Planner::default(),
             plan: Plan::default(),
-            planned: None,
+            looked: None,
+            own: BTreeSet::new(),
             leading_back: BTreeSet::new(),
         }
     }
@@ -71,22 +74,19 @@ impl Ring {
         self.warn_about_leading_back();
     }
 
-    /// Plans anew from time to time, because this host may have got or lost addresses.
+    /// Plans anew where this host has got or lost addresses. Looks from time to time.
     pub(super) fn look_at_own_addresses(&mut self, peers: &Peers, settings: &MemberSettings, now: Instant) {
-        if self.planned.is_some_and(|at| now.saturating_duration_since(at) < LOOK_EVERY) {
+        if self.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_EVERY) {
             return;
         }
-        let plan = self.plan(peers, settings);
-        let differs = |(a, b): (&super::super::plan::PlannedPeer, &super::super::plan::PlannedPeer)| {
-            a.leads_back != b.leads_back || a.on_this_host != b.on_this_host
-        };
-        if plan.peers.iter().zip(&self.plan.peers).any(differs) {
+        self.looked = Some(now);
+        if self.network.addresses() != self.own {
             self.follow(peers, &Change::default(), settings);
         }
     }
 
     fn plan(&mut self, peers: &Peers, settings: &MemberSettings) -> Plan {
-        self.planned = Some(clock::monotonic());
+        self.own = self.network.addresses();
         let endpoints: Vec<Arc<str>> = settings.checks.http_endpoints.iter().map(|e| e.as_str().into()).collect();
         let is_own = |ip| self.network.is_own(ip);
         let here = Here { listening: self.listening, registered: self.registered, is_own: &is_own };

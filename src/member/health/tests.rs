@@ -30,8 +30,8 @@ impl Ward {
         let n = off_host + on_host;
         let mut health = Health::default();
         let marks = vec![Marks::default(); n];
-        health.set_targets(marks[..off_host].iter());
-        let locations = (0..n).map(|n| format!("site-{n}").parse().unwrap()).collect();
+        let locations: Vec<Location> = (0..n).map(|n| format!("site-{n}").parse().unwrap()).collect();
+        health.set_targets(marks[..off_host].iter().zip(&locations));
         Self { health, marks, locations, off_host, down: vec![false; n], now: clock::monotonic() }
     }
 
@@ -41,7 +41,7 @@ impl Ward {
             location: &self.locations[n],
             address: "10.0.0.2:8756".parse().unwrap(),
             on_this_host: n >= self.off_host,
-            was_down: self.down[n],
+            would_turn: !self.down[n],
             ended: self.now,
         };
         self.health.note_answer(&mut self.marks[n], &probed, result);
@@ -164,7 +164,7 @@ fn isolated_is_who_loses_every_location_and_the_registry() {
         let mut ward = Ward::new(targets, 1);
         (0..targets).for_each(|n| ward.ends(n, &Ok(Timings::default())));
         down.iter().for_each(|&n| ward.down[n] = true);
-        ward.health.registry(registry, false, ward.now);
+        ward.health.registry(registry, ward.now);
         for n in 0..targets {
             assert!(!ward.is_isolated(), "{case}: not before all have failed");
             ward.ends(n, &failed(if n == 0 { Reason::Timeout } else { Reason::Unreachable }));
@@ -182,12 +182,12 @@ fn any_answer_from_outside_ends_the_isolation() {
         |ward| ward.ends(0, &Ok(Timings::default())),
         |ward| ward.ends(0, &failed(Reason::Refused)),
         |ward| ward.ends(0, &failed(Reason::Status)),
-        |ward| ward.health.registry(true, false, ward.now),
+        |ward| ward.health.registry(true, ward.now),
         |ward| ward.health.suspended(ms(60_000), ward.now),
     ];
     for (n, answer) in answers.into_iter().enumerate() {
         let mut ward = Ward::new(2, 0);
-        ward.health.registry(false, false, ward.now);
+        ward.health.registry(false, ward.now);
         (0..2).for_each(|n| ward.ends(n, &failed(Reason::Timeout)));
         assert!(ward.is_isolated(), "{n}");
         let before = ward.now;
@@ -199,20 +199,18 @@ fn any_answer_from_outside_ends_the_isolation() {
 }
 
 #[test]
-fn the_order_of_losses_does_not_matter_and_a_registry_on_this_host_is_no_evidence() {
+fn the_order_of_losses_does_not_matter() {
     let mut ward = Ward::new(2, 0);
     (0..2).for_each(|n| ward.ends(n, &failed(Reason::Timeout)));
     assert!(ward.health.is_all_silent() && !ward.is_isolated());
-    ward.health.registry(false, true, ward.now);
-    assert!(!ward.is_isolated(), "it is on this host");
-    ward.health.registry(false, false, ward.now);
+    ward.health.registry(false, ward.now);
     assert!(ward.is_isolated());
 }
 
 #[test]
 fn failures_that_say_nothing_about_the_network_do_not_isolate() {
     let mut ward = Ward::new(2, 0);
-    ward.health.registry(false, false, ward.now);
+    ward.health.registry(false, ward.now);
     for cause in [LocalCause::Resources, LocalCause::Stalled, LocalCause::Internal] {
         (0..2).for_each(|n| ward.ends(n, &local(cause)));
     }
@@ -222,12 +220,28 @@ fn failures_that_say_nothing_about_the_network_do_not_isolate() {
 #[test]
 fn targets_that_go_and_come_are_counted_anew() {
     let mut ward = Ward::new(3, 0);
-    ward.health.registry(false, false, ward.now);
+    ward.health.registry(false, ward.now);
     ward.ends(0, &failed(Reason::Timeout));
     ward.ends(1, &failed(Reason::Timeout));
     assert!(!ward.is_isolated());
     // The third has left; the next failure shows that all have failed.
-    ward.health.set_targets(ward.marks[..2].iter());
+    ward.health.set_targets(ward.marks[..2].iter().zip(&ward.locations));
     ward.ends(0, &failed(Reason::Timeout));
     assert!(ward.is_isolated());
+
+    // Of two locations that turned one has left: the other one alone is not enough.
+    let mut ward = Ward::new(2, 0);
+    (0..2).for_each(|n| ward.ends(n, &failed(Reason::Timeout)));
+    ward.health.set_targets(ward.marks[..1].iter().zip(&ward.locations));
+    ward.health.registry(false, ward.now);
+    assert!(!ward.is_isolated());
+}
+
+#[test]
+fn a_peer_that_nothing_can_be_sent_to_is_no_location_that_was_lost() {
+    let mut ward = Ward::new(2, 0);
+    ward.ends(0, &local(LocalCause::NoRoute));
+    ward.ends(1, &failed(Reason::Timeout));
+    ward.health.registry(false, ward.now);
+    assert!(!ward.is_isolated(), "one of another address family, and one that died with the registry");
 }

@@ -156,8 +156,13 @@ fn what_the_roster_says_of_a_peer_is_passed_on_and_a_held_peer_is_still_probed()
 struct Host(&'static str, Option<&'static str>, &'static [&'static str]);
 
 impl Host {
-    /// Whether a peer at this address leads back to the member, and whether it is on this host.
+    /// Whether a peer at this address leads back to the member, and whether it is on this host, in a ring with a peer on another
+    /// host.
     fn sees(&self, peer: &str) -> (bool, bool) {
+        self.sees_among(peer, &["z@z=192.0.2.1:8756"])
+    }
+
+    fn sees_among(&self, peer: &str, others: &[&str]) -> (bool, bool) {
         let Self(listening, registered, own) = *self;
         let is_own = |ip: IpAddr| own.iter().any(|own| own.parse() == Ok(ip));
         let here = Here {
@@ -165,7 +170,8 @@ impl Host {
             registered: registered.map(|address| address.parse().unwrap()),
             is_own: &is_own,
         };
-        let plan = Planner::default().plan(&peers(&[&format!("a@x={peer}")]), &[], &here);
+        let peer = format!("a@x={peer}");
+        let plan = Planner::default().plan(&peers(&[&[&*peer], others].concat()), &[], &here);
         let planned = &plan.peers[0];
         assert_eq!(planned.targets.is_empty(), planned.leads_back);
         (planned.leads_back, planned.on_this_host)
@@ -247,4 +253,14 @@ fn a_peer_whose_address_leads_back_to_this_member_is_known_by_its_address() {
     for (host, peer, expected, why) in table {
         assert_eq!(host.sees(peer), expected, "{peer}: {why}");
     }
+}
+
+#[test]
+fn a_ring_on_one_host_is_known_before_any_registration_by_its_addresses() {
+    let host = Host("[::]:8757", None, &["10.0.0.1"]);
+    let others = ["b@y=127.0.0.1:8759", "c@z=[::1]:8760"];
+    assert_eq!(host.sees_among("127.0.0.1:8758", &others), (false, true), "another member");
+    assert_eq!(host.sees_among("127.0.0.1:8757", &others), (true, true), "this member");
+    let registered = Host("[::]:8757", Some("10.0.0.1:8757"), &["10.0.0.1"]);
+    assert_eq!(registered.sees_among("127.0.0.1:8758", &others), (true, true), "it is no ring on one host");
 }

@@ -183,22 +183,105 @@ fn a_registry_is_asked_to_keep_a_request_for_the_poll_interval_but_not_for_more_
 }
 
 #[test]
+fn a_request_that_was_kept_and_then_cut_off_is_asked_again_plainly_and_is_no_failure() {
+    let mut walk = Walk::settled();
+    walk.until_roster();
+    for _ in 0..2 {
+        let (ticket, wait) = walk.begin_roster();
+        assert_eq!(wait, PACE.poll);
+        walk.now += secs(1);
+        assert_eq!(walk.end_roster(ticket, RosterReply::Failed), Some(false));
+        assert!(walk.session.is_well(), "a proxy has cut it off");
+        assert_eq!(walk.roster(RosterReply::Unchanged).0, Duration::ZERO, "asked at once, plainly");
+        walk.until_roster();
+    }
+    // Twice in a row: it is asked plainly for an hour.
+    assert_eq!(walk.roster(RosterReply::Unchanged).0, Duration::ZERO);
+    assert_eq!(walk.roster_wait(), PACE.poll);
+
+    // Where the plain request fails as well the registry is away.
+    let mut walk = Walk::settled();
+    walk.until_roster();
+    let (ticket, _) = walk.begin_roster();
+    walk.now += secs(20);
+    walk.end_roster(ticket, RosterReply::Failed);
+    walk.roster(RosterReply::Failed);
+    assert!(!walk.session.is_well());
+    walk.until_roster();
+    assert_eq!(walk.roster(RosterReply::Unchanged).0, Duration::ZERO, "so that the answer comes at once");
+    assert!(walk.session.is_well());
+    walk.until_roster();
+    assert_eq!(walk.begin_roster().1, PACE.poll, "and then it is asked to wait again");
+}
+
+#[test]
+fn rosters_without_news_are_not_asked_for_over_and_over() {
+    // The tag is another one each time, or the registry never lists this member.
+    for reply in [FULL, RosterReply::Full { listed: false, tagged: false }] {
+        let mut walk = Walk::settled();
+        let (mut asked, mut registered) = (0, 0);
+        let end = walk.now + secs(600);
+        while walk.now < end {
+            if let Action::Do(ticket, _) = walk.session.roster(true, walk.now) {
+                walk.end_roster(ticket, reply);
+                asked += 1;
+            }
+            if let Action::Do(ticket, request) = walk.session.lease(walk.now) {
+                registered += u32::from(request == LeaseRequest::Register);
+                let known = LeaseReply::Registered { known: true };
+                walk.end_lease(ticket, if request == LeaseRequest::Register { known } else { LeaseReply::Renewed });
+            }
+            walk.now += ms(50);
+        }
+        assert!(asked <= 70, "{reply:?}: {asked} rosters in ten minutes");
+        assert!(registered <= 21, "{reply:?}: {registered} registrations in ten minutes");
+    }
+}
+
+#[test]
+fn a_large_ring_is_followed_in_longer_steps() {
+    let mut walk = Walk::settled();
+    walk.until_roster();
+    let (ticket, _) = walk.begin_roster();
+    walk.end_roster(ticket, FULL);
+    walk.session.had_news(10_000);
+    walk.until_roster();
+    walk.roster(FULL);
+    assert_eq!(walk.roster_wait(), ms(10_500));
+}
+
+#[test]
+fn a_roster_asked_for_before_the_registration_says_nothing_of_the_registrys_memory() {
+    let mut walk = Walk::new();
+    let (asked, _) = walk.begin_roster();
+    walk.now += ms(10);
+    walk.lease(LeaseReply::Registered { known: true });
+    walk.now += ms(10);
+    let without = RosterReply::Full { listed: false, tagged: false };
+    assert_eq!(walk.end_roster(asked, without), Some(false), "it was made before this member was on it");
+    walk.until_roster();
+    assert_eq!(walk.roster(without).1, Some(true));
+}
+
+#[test]
 fn one_early_answer_is_forgiven_and_two_in_a_row_are_of_a_registry_that_keeps_no_requests() {
     let mut walk = Walk::settled();
     walk.until_roster();
     assert_eq!(walk.roster(RosterReply::Unchanged).0, PACE.poll);
-    assert_eq!(walk.roster_wait(), PACE.poll, "an early answer is not asked for again at once");
+    assert_eq!(walk.roster_wait(), ms(500), "an early answer is not asked for again at once");
     walk.until_roster();
-    // A registry that is stopped answers what it keeps early, once. The next one keeps the request.
+    // A registry that is stopped answers what it keeps before the time. The next one keeps the request.
+    for _ in 0..3 {
+        let (ticket, wait) = walk.begin_roster();
+        assert_eq!(wait, PACE.poll);
+        walk.now += secs(1);
+        walk.end_roster(ticket, RosterReply::Unchanged);
+    }
+    assert_eq!(walk.roster(RosterReply::Unchanged).0, PACE.poll, "a second is not early: the count began anew");
+    walk.until_roster();
     let (ticket, wait) = walk.begin_roster();
     assert_eq!(wait, PACE.poll);
-    walk.now += wait / 2;
-    walk.end_roster(ticket, RosterReply::Unchanged);
-    assert_eq!(walk.roster(RosterReply::Unchanged).0, PACE.poll, "half the time is not early: the count began anew");
-    walk.until_roster();
-    let (ticket, wait) = walk.begin_roster();
-    assert_eq!(wait, PACE.poll);
-    walk.now += wait / 2 - ms(1);
+    walk.now += ms(999);
     walk.end_roster(ticket, RosterReply::Unchanged);
     let plain_since = walk.now;
     // Two in a row: each interval it is asked plainly, for an hour.
