@@ -21,8 +21,8 @@
 //! **Dependencies point down** that table: a module uses only modules below it, and `registry` and `member` share only `wire`.
 //! Code that decides is *pure* and separate from code that waits. These modules are plain values: [`registry::roster`];
 //! [`member::membership`], [`member::session`], [`member::peers`], [`member::plan`], [`member::judge`], [`member::memory`],
-//! [`member::health`], [`member::board`]; [`probe::schedule`] and [`probe::stats`]. They get the time as an argument and read no
-//! clock, so `tests/simulation.rs` can run a whole ring of them on one virtual clock. `tests/house.rs` enforces both rules.
+//! [`member::health`], [`member::board`]; [`probe::schedule`] and [`probe::stats`]. They get the time as an argument and read
+//! no clock, so `tests/simulation.rs` can run a whole ring of them on one virtual clock. `tests/house.rs` enforces both rules.
 //!
 //! # Vocabulary
 //!
@@ -37,8 +37,8 @@
 //! 1. The member's control thread asks its [`Membership`](member::membership::Membership) what is due on the lease lane. The
 //!    [`Session`](member::session::Session) in it decides: [`Session::lease`](member::session::Session::lease) returns
 //!    `Do(ticket, Heartbeat)`. The worker thread `netring-lease` sends `POST /heartbeat` with
-//!    [`RegistryClient`](member::client::RegistryClient), and the control thread goes on. A request for the roster may be waiting
-//!    at the registry at the same time, in the worker thread `netring-roster`.
+//!    [`RegistryClient`](member::client::RegistryClient), and the control thread goes on. A request for the roster may be
+//!    waiting at the registry at the same time, in the worker thread `netring-roster`.
 //! 2. At the registry, [`serve::run`] accepts the connection, limits the size of head and body and the time, and passes the
 //!    request to the routes of [`registry::api`], which parse it with
 //!    [`Identification::from_json`](wire::Identification::from_json). An invalid id is answered here with a 400 that names the
@@ -60,9 +60,9 @@
 //! # Threads of a member
 //!
 //! A member has three main threads, and worker threads for what may block, so that neither HTTP clients nor the registry can
-//! delay a probe; [`member::engine`] explains them. A probe in short: the [`Schedule`](probe::schedule::Schedule) returns a turn
-//! when it is due, [`probe::run`] makes the measurement, the [`Prober`](member::prober::Prober) sends a report over a bounded
-//! channel, the service thread passes it to the board, [`judge`](member::judge::judge) decides whose failure it is, and
+//! delay a probe; [`member::engine`] explains them. A probe in short: the [`Schedule`](probe::schedule::Schedule) returns a
+//! turn when it is due, [`probe::run`] makes the measurement, the [`Prober`](member::prober::Prober) sends a report over a
+//! bounded channel, the service thread passes it to the board, [`judge`](member::judge::judge) decides whose failure it is, and
 //! `/metrics` is generated from the board.
 
 pub mod clock;

@@ -121,7 +121,7 @@ impl Network {
         let memory = Arc::<Mutex<Memory>>::default();
         let (questions, inbox) = sync_channel(QUESTIONS_MAX);
         let (ready, is_ready) = sync_channel(1);
-        let (shared, pulse) = (Arc::clone(&memory), vitals.add("look at the network", LIMIT));
+        let (shared, pulse) = (Arc::clone(&memory), vitals.add("network monitor", LIMIT));
         std::thread::Builder::new().name("netring-network".into()).spawn(move || {
             let mut watch = Watch::new(shared);
             watch.look(&pulse);

@@ -96,14 +96,14 @@
 //! large ring would grow with the square of its size at each member.
 //!
 //! The answer of `/health` contains the identity of the member. If another location answers at the address of a peer, the probe
-//! fails with the reason `identity`. If another member of the same location answers, the probe succeeds, because the path to the
-//! site works; it is not a sign of life of this peer, and the event `peer-another` is logged.
+//! fails with the reason `identity`. If another member of the same location answers, the probe succeeds, because the path to
+//! the site works; it is not a sign of life of this peer, and the event `peer-another` is logged.
 //!
 //! # Whose fault it is
 //!
 //! A failed probe says something about the peer only if this host did its part. A success counts whatever happened on this host
-//! (its times are left out if the process was stalled), and so does a refused connection, because the peer's host sent it. Other
-//! failures have the reason `local` if one of these facts explains them:
+//! (its times are left out if the process was stalled), and so does a refused connection, because the peer's host sent it.
+//! Other failures have the reason `local` if one of these facts explains them:
 //!
 //! | fact | how it is known |
 //! | --- | --- |
@@ -131,17 +131,17 @@
 //!
 //! A peer whose address leads back to this member is not probed, because the probe would always succeed. That is
 //! the address under which this member is registered, any address of this host with the port on which this member listens, or a
-//! loopback address (except in a ring on one host, which uses loopback addresses throughout). A peer to which the kernel refuses to send packets,
-//! because there is no route or no such address family on this host, is tried at each turn, and its state is unknown.
-//! `netring_peers_not_probed` counts both by reason (`leads_back`, `no_route`), and the log names the peer.
+//! loopback address (except in a ring on one host, which uses loopback addresses throughout). A peer to which the kernel
+//! refuses to send packets, because there is no route or no such address family on this host, is tried at each turn, and its
+//! state is unknown. `netring_peers_not_probed` counts both by reason (`leads_back`, `no_route`), and the log names the peer.
 //!
 //! # Snapshot and page
 //!
 //! A scrape is answered in two steps. First the [`board`](super::board) is copied into a snapshot, which takes a few
 //! milliseconds for 10,000 peers: figures are copied, everything else is shared. Then a thread of its own generates the text
-//! from the snapshot, without any lock. All clients that ask within a quarter of a second get the same page, which is compressed
-//! once if a client wants that. The families that grow with the ring are written directly, because a registry of gauges takes
-//! ten times as long; those of the process come from the `prometheus` crate.
+//! from the snapshot, without any lock. All clients that ask within a quarter of a second get the same page, which is
+//! compressed once if a client wants that. The families that grow with the ring are written directly, because a registry of
+//! gauges takes ten times as long; those of the process come from the `prometheus` crate.
 //!
 //! # What it costs
 //!
