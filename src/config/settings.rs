@@ -95,14 +95,14 @@ pub struct ServerSettings {
     pub host: Option<IpAddr>,
     /// The port to listen on.
     pub port: NonZeroU16,
-    /// How many connections may be open at once; `None` derives it from the limit of file descriptors.
+    /// How many connections may be open at once; `None` computes it from the limit on file descriptors.
     pub max_connections: Option<NonZeroUsize>,
 }
 
 /// What a member runs by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemberSettings {
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
     /// Its identity; without one it makes one and keeps it.
     pub instance_id: Option<InstanceId>,
@@ -142,10 +142,10 @@ pub struct RegistryUrl {
     pub port: u16,
 }
 
-/// How often a member does what. Each is 1 s to 1 day.
+/// The intervals of a member. Each is 1 s to 1 day.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Intervals {
-    /// How often it asks the registry for the roster.
+    /// How often it requests the roster; with long polls, how long the registry may delay the answer.
     pub poll: Duration,
     /// How often it probes each target.
     pub check: Duration,
@@ -156,7 +156,7 @@ pub struct Intervals {
 /// The address a member registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advertise {
-    /// The address the kernel uses towards the registry, or the one it listens on where that is a single one.
+    /// The source address that this host uses to reach the registry, or the address it listens on if that is a single one.
     Auto,
     /// This address; `env:NAME` has been looked up already.
     Address(IpAddr),
@@ -175,7 +175,7 @@ pub struct Checks {
     pub http_ok_status: StatusRanges,
     /// How many bytes of an answer's body an HTTP probe reads before it closes the connection.
     pub http_body_limit: usize,
-    /// How many probes may be in flight at once; `None` derives it from the limit of file descriptors.
+    /// How many probes may be in flight at once; `None` computes it from the limit on file descriptors.
     pub max_in_flight: Option<NonZeroUsize>,
 }
 
@@ -191,20 +191,20 @@ pub fn longest_probe(interval: Duration) -> Duration {
 /// What a daemon logs, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
-    /// Which events.
+    /// Which events are logged.
     pub level: LogLevel,
-    /// In which form.
+    /// The format of the log messages.
     pub format: LogFormat,
 }
 
-/// The form of log lines.
+/// The format of log messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// The journal's own protocol when stderr is the journal, text otherwise.
+    /// The native protocol of the journal if stderr is the journal, text otherwise.
     Auto,
     /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

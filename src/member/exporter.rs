@@ -274,7 +274,7 @@ fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
         "netring_rtt_seconds",
         Kind::Gauge,
         "Round-trip time of the newest TCP probe with a result in seconds, from SYN to SYN-ACK as the kernel measured it. \
-         Absent where that probe failed, a SYN was sent again, or the kernel has no valid measurement.",
+         Absent if that probe failed, a SYN was sent again, or the kernel has no valid measurement.",
     );
     for seen in snapshot.targets_of(CheckType::Tcp) {
         if let Some(rtt) = seen.timings.and_then(|timings| timings.rtt) {

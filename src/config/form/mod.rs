@@ -76,7 +76,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// The number that `node` holds; `expects` stands in the error where it holds none.
+    /// The number that `node` holds; `expects` is used in the error message if it holds none.
     fn read_as<T: FromStr>(&self, node: &Node, expects: &str) -> Result<T, Vec<Wrong>> {
         let result = match &node.content {
             Content::Number(text) | Content::Bare(text) => text
