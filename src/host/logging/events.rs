@@ -150,8 +150,8 @@ pub const KINDS: [Kind; 16] = [
         by: MEMBER,
         title: "A member is unwell",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is unwell: @NETRING_REASON@.",
-        meaning: "A problem of this member's own host or its connection keeps it from probing properly. Failures during that time are counted \
-                  with reason local and do not mark any peer down.",
+        meaning: "A problem of this member's own host or its connection keeps it from probing properly. Failures during that \
+                  time are counted with reason local and do not mark any peer down.",
         advice: "The reason says where to look: at the processor load of this host, its limits on file descriptors and memory, \
                  its network interface, its gateway or its route. If the member is isolated, look at the connection of this \
                  host, its firewall and its connection tracking table.",
