@@ -1,11 +1,11 @@
-//! What crosses the network between registry, members and older programs of the same name.
+//! The messages between registry, members and older programs of the same name.
 //!
-//! Liberal in what it accepts: unknown fields are ignored, a number may come as text, a later field may be missing.
-//! Strict about meaning: an [`InstanceId`], a [`Location`] or a port that exists has been checked, wherever it came from,
-//! so it can stand in a URL, a label, a log line or a Redis key as it is. Every rejection names the field, what it held
-//! and what would be right ([`FieldError`]).
+//! The form is read liberally: unknown fields are ignored, a number may be sent as text, fields of later versions may be
+//! missing. The content is checked strictly: every value of the type [`InstanceId`] or [`Location`] is valid, wherever it came
+//! from, and can be used as it is in a URL, a label, a log message or a Redis key. Every error names the field, its value and
+//! what was expected ([`FieldError`]).
 //!
-//! Registry and member share this file and nothing else.
+//! Registry and member share only this file.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// The port of registry and member unless set otherwise.
+/// The default port of registry and member.
 pub const DEFAULT_PORT: NonZeroU16 = NonZeroU16::new(8756).expect("8756 is not zero");
 
 /// The longest location name, in bytes.
@@ -25,15 +25,15 @@ pub const LOCATION_MAX: usize = 128;
 /// The longest instance id, in bytes.
 pub const INSTANCE_ID_MAX: usize = 128;
 
-/// The response header that says how many seconds old a roster is when the registry's store is away.
+/// The response header with the age of the roster in seconds, sent while the registry's store is unavailable.
 pub const STALE_HEADER: &str = "netring-stale";
 
-/// A field of a request or an answer that cannot be used: which one, and why.
+/// A field of a request or an answer is invalid: which one, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field's name as it stands in the JSON.
+    /// The name of the field in the JSON.
     pub field: &'static str,
-    /// What would be right and what was there.
+    /// What was expected, and what was there.
     pub problem: String,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// The identity of one member, kept across its restarts: 1 to 128 characters of `A-Z a-z 0-9 . _ : @ -`.
+/// The identity of one member, which it keeps after a restart: 1 to 128 characters of `A-Z a-z 0-9 . _ : @ -`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(Arc<str>);
 
@@ -76,7 +76,7 @@ impl Location {
     }
 }
 
-/// Why a text is no [`InstanceId`] or no [`Location`]: what was expected, and what was wrong with it.
+/// Why a text is not a valid [`InstanceId`] or [`Location`]: what was expected, and what was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameError(String);
 
@@ -159,17 +159,17 @@ impl Serialize for Location {
     }
 }
 
-/// `POST /register`: a member asks to be on the roster.
+/// The body of `POST /register`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Registration {
-    /// Who it is; without one the registry makes one.
+    /// The identity of the member; without one, the registry generates one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<InstanceId>,
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
-    /// Where its peers reach it.
+    /// The address at which other members reach it.
     pub ip: IpAddr,
-    /// The port its peers probe.
+    /// The port that other members probe.
     pub port: NonZeroU16,
 }
 
@@ -178,7 +178,7 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// The first field that is missing or wrong; `body` where the whole is no JSON object.
+    /// The first field that is missing or invalid; `body` if the text is not a JSON object.
     pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         let fields = object(body)?;
         Ok(Self {
@@ -193,21 +193,21 @@ impl Registration {
 /// The answer to `POST /register`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Registered {
-    /// The identity the member has from now on.
+    /// The identity of the member.
     pub instance_id: InstanceId,
     /// Always `registered`.
     pub status: &'static str,
-    /// Whether the registry knew this identity already. A member that expected to be known learns from `false` that
-    /// the registry has lost its memory. Older registries do not say.
+    /// Whether the registry knew this identity already. If it should have, `false` tells the member that the registry has lost
+    /// its data. Older registries do not send this.
     pub known: bool,
 }
 
 /// What a member reads from the answer to `POST /register`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredReply {
-    /// The identity the registry gave or confirmed.
+    /// The identity that the registry generated or confirmed.
     pub instance_id: InstanceId,
-    /// Whether it was known before, where the registry says so.
+    /// Whether it was known before, if the registry says so.
     pub known: Option<bool>,
 }
 
@@ -216,7 +216,7 @@ impl RegisteredReply {
     ///
     /// # Errors
     ///
-    /// The field that is missing or wrong.
+    /// The field that is missing or invalid.
     pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         let fields = object(body)?;
         let instance_id = instance_id(&fields)?.ok_or_else(|| missing("instance_id", "the identity of the member"))?;
@@ -224,10 +224,10 @@ impl RegisteredReply {
     }
 }
 
-/// `POST /heartbeat` and `POST /deregister`: a member names itself.
+/// The body of `POST /heartbeat` and `POST /deregister`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Identification {
-    /// Who it is.
+    /// The identity of the member.
     pub instance_id: InstanceId,
 }
 
@@ -236,7 +236,7 @@ impl Identification {
     ///
     /// # Errors
     ///
-    /// `instance_id` where it is missing or wrong; `body` where the whole is no JSON object.
+    /// `instance_id` if it is missing or invalid; `body` if the text is not a JSON object.
     pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         let fields = object(body)?;
         let instance_id = instance_id(&fields)?.ok_or_else(|| missing("instance_id", "the identity of the member"))?;
@@ -244,22 +244,22 @@ impl Identification {
     }
 }
 
-/// One live member, as `GET /members` lists it.
+/// One live member in the answer to `GET /members`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Member {
-    /// Who it is.
+    /// The identity of the member.
     pub instance_id: InstanceId,
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
-    /// Where its peers reach it.
+    /// The address at which other members reach it.
     pub ip: IpAddr,
-    /// The port its peers probe.
+    /// The port that other members probe.
     pub port: NonZeroU16,
     /// When its last registration or heartbeat arrived, in whole seconds since the epoch.
     pub last_seen: u64,
     /// When it joined, in whole seconds since the epoch.
     pub registered_at: u64,
-    /// Always `active`: the roster lists nobody else.
+    /// Always `active`: the roster contains only live members.
     #[serde(serialize_with = "active")]
     pub status: (),
 }
@@ -276,26 +276,25 @@ pub struct Members {
     pub members: Vec<Member>,
 }
 
-/// What a member reads from the answer to `GET /members`: the entries it can use, and how many it could not.
+/// What a member reads from the answer to `GET /members`: the valid entries, and the number of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MembersReply {
-    /// The entries that make sense, each identity once.
+    /// The valid entries, each identity once.
     pub members: Vec<Member>,
-    /// How many entries were left out because a field was missing or wrong, no host can have the address
-    /// ([`member_address`]), or the identity stood there twice.
+    /// How many entries were skipped because a field was missing or invalid, no host can have the address ([`member_address`]),
+    /// or the identity was already listed.
     pub unusable: usize,
-    /// What is wrong with the first of them, for the log: whose it is where that can be told, the field and
-    /// the problem.
+    /// What is wrong with the first of them, for the log: its identity if that is known, the field and the problem.
     pub first_unusable: Option<String>,
 }
 
 impl MembersReply {
-    /// Reads the answer to `GET /members`. An entry that makes no sense is left out and counted, so that one bad
-    /// registration in an older registry does not hide the others.
+    /// Reads the answer to `GET /members`. Invalid entries are skipped and counted, so that a wrong registration at an older
+    /// registry does not hide the others.
     ///
     /// # Errors
     ///
-    /// `members` where there is no list at all; `body` where the whole is no JSON object.
+    /// `members` if there is no list; `body` if the text is not a JSON object.
     pub fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         let mut fields = object(body)?;
         let Some(Value::Array(entries)) = fields.remove("members") else {
@@ -348,27 +347,27 @@ impl Member {
     }
 }
 
-/// The body of every error answer, of registry and member alike.
+/// The body of every error answer of registry and member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What was wrong, in one sentence.
+    /// The error, in one sentence.
     pub error: String,
 }
 
 /// The answer of a member to `GET /health`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MemberHealth {
-    /// `healthy`; `unwell` where this member cannot trust what it sees; `unhealthy` where a vital loop stands still.
+    /// `healthy`; `unwell` if this member cannot trust its own results; `unhealthy` if a vital loop is stalled.
     pub status: &'static str,
-    /// Who it is.
+    /// The identity of the member.
     pub instance_id: InstanceId,
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
-    /// How many other members it knows.
+    /// The number of other members that it knows.
     pub members_count: usize,
-    /// The wall clock at the answer, in seconds since the epoch.
+    /// The time of the answer, in seconds since the epoch.
     pub timestamp: f64,
-    /// Why it is not healthy.
+    /// Why it is unwell or unhealthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -417,11 +416,11 @@ fn ip(fields: &Map<String, Value>) -> Result<IpAddr, FieldError> {
 /// Why a text cannot be the address of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoMemberAddress {
-    /// It is no address at all.
+    /// It is not an IP address.
     NotAnAddress,
     /// `0.0.0.0` or `::`.
     Unspecified,
-    /// In `0.0.0.0/8`, whose addresses are only a source while a host has none yet (RFC 1122, section 3.2.1.3).
+    /// In `0.0.0.0/8`, whose addresses are only valid as a source, before a host knows its own (RFC 1122, section 3.2.1.3).
     ThisNetwork,
     /// In `224.0.0.0/4` or `ff00::/8`.
     Multicast,
@@ -429,12 +428,12 @@ pub enum NoMemberAddress {
     Broadcast,
     /// In `240.0.0.0/4`, which no host has (RFC 1112, section 4).
     Reserved,
-    /// In `fe80::/10`, with or without a zone.
+    /// In `fe80::/10`, with or without a zone id.
     LinkLocal,
 }
 
 impl NoMemberAddress {
-    /// The reason as the end of an error, after what was given; empty where that speaks for itself.
+    /// The reason, as the end of an error message; empty if the value itself shows it.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -449,12 +448,12 @@ impl NoMemberAddress {
     }
 }
 
-/// The address that `text` is, where it can be that of one host, so that peers could connect to it. An IPv4 address in
-/// IPv6 notation (`::ffff:10.0.0.1`) comes out as IPv4.
+/// Parses the address of a member: an address that one host can have and that others can connect to. An IPv4 address in IPv6
+/// notation (`::ffff:10.0.0.1`) is returned as IPv4.
 ///
 /// # Errors
 ///
-/// Why no peer could connect to it.
+/// Why no other member could connect to it.
 pub fn member_address(text: &str) -> Result<IpAddr, NoMemberAddress> {
     let Ok(ip) = text.parse::<IpAddr>() else {
         let zoned = text.split_once('%').and_then(|(ip, _)| ip.parse::<Ipv6Addr>().ok());
@@ -484,7 +483,7 @@ fn port(fields: &Map<String, Value>) -> Result<NonZeroU16, FieldError> {
         })
 }
 
-/// A number, or a text that is one: older programs send both.
+/// A number, or a text that contains one: older programs send both.
 fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(n) => n.as_f64(),
@@ -493,7 +492,7 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// A value as an error message shows it: short, on one line, whatever was sent.
+/// A value as shown in an error message: short and on one line.
 fn shown(value: &Value) -> String {
     const SHOWN_MAX: usize = 40;
     match value {

@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The modules from the top row to the bottom one. A module may use those of the rows below it.
+/// The modules, from the top row to the bottom row. A module may use those of the rows below its own.
 const ROWS: [&[&str]; 7] =
     [&["command"], &["registry", "member"], &["serve", "host"], &["config"], &["probe"], &["wire"], &["clock"]];
 
-/// The arrows inside a row: the left module may use the right one.
+/// The exceptions within a row: the left module may use the right one.
 const WITHIN_A_ROW: [(&str, &str); 1] = [("serve", "host")];
 
-/// The files that decide and never wait, with the folders of the same names.
+/// The pure files, which decide and never wait, with the folders of the same names.
 const PURE: [&str; 12] = [
     "registry/roster",
     "member/membership",
@@ -32,12 +32,12 @@ const PURE: [&str; 12] = [
     "probe/stats",
 ];
 
-/// What a pure file does not name: whatever waits or asks, and the two clocks.
+/// What a pure file must not name: libraries that wait, and the two clocks.
 const WAITING: [&str; 7] = ["tokio", "warp", "redis", "ureq", "hyper", "clock::monotonic", "clock::wall"];
 
 const LINES_MAX: usize = 700;
 
-/// One source file, its path as it stands below `src/`.
+/// One source file. Its path is relative to `src/`.
 struct Source {
     path: String,
     text: String,
@@ -48,8 +48,8 @@ impl Source {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// The room it belongs to; nothing for `lib.rs` and `main.rs`, which stand outside.
-    fn room(&self) -> Option<&str> {
+    /// The module it belongs to; `None` for `lib.rs` and `main.rs`, which belong to none.
+    fn module(&self) -> Option<&str> {
         let name = self.path.split('/').next()?.trim_end_matches(".rs");
         row(name).map(|_| name)
     }
@@ -77,20 +77,20 @@ impl Source {
     }
 }
 
-fn row(room: &str) -> Option<usize> {
-    ROWS.iter().position(|rooms| rooms.contains(&room))
+fn row(module: &str) -> Option<usize> {
+    ROWS.iter().position(|modules| modules.contains(&module))
 }
 
-/// Whether the text has this path or name standing by itself: `redis::Client` has `redis`, `StoreKind::Redis` and
-/// `store_redis` have not.
+/// Whether the text contains this path or name as a whole word: `redis::Client` contains `redis`, `StoreKind::Redis` and
+/// `store_redis` do not.
 fn names(line: &str, name: &str) -> bool {
     let part_of_a_word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(name)
         .any(|(at, _)| !line[..at].ends_with(part_of_a_word) && !line[at + name.len()..].starts_with(part_of_a_word))
 }
 
-/// Every name that stands behind `root` in these lines, or as one of several in braces behind it. A root such as
-/// `super::` that is the end of a longer one (`super::super::`) does not count.
+/// Every name that follows `root` in these lines, alone or in a group in braces. A root such as `super::` at the end of a
+/// longer path (`super::super::`) does not count.
 fn named_behind(root: &str, code: &[(usize, &str)]) -> Vec<(usize, String)> {
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let mut found = Vec::new();
@@ -101,7 +101,7 @@ fn named_behind(root: &str, code: &[(usize, &str)]) -> Vec<(usize, String)> {
                 found.push((*number, word(behind)));
                 continue;
             };
-            // A group: what stands at its own depth, up to its end, which may be lines below.
+            // A group: the names at its own depth, up to its end, which may be several lines below.
             let rest = std::iter::once(first).chain(code[index + 1..].iter().map(|(_, line)| *line));
             let (mut depth, mut part) = (1, String::new());
             for c in rest.flat_map(str::chars) {
@@ -120,8 +120,8 @@ fn named_behind(root: &str, code: &[(usize, &str)]) -> Vec<(usize, String)> {
     found
 }
 
-/// Every name that stands behind `crate::` in the code; also behind `super::` in the file of a module that has no folder,
-/// where that is the root.
+/// Every name that follows `crate::` in the code; also those after `super::` in the file of a module without a folder, where
+/// that is the root.
 fn named_in_the_crate(source: &Source) -> Vec<(usize, String)> {
     let code: Vec<(usize, &str)> = source.code().collect();
     let roots: &[&str] = if source.path.contains('/') { &["crate::"] } else { &["crate::", "super::"] };
@@ -129,7 +129,7 @@ fn named_in_the_crate(source: &Source) -> Vec<(usize, String)> {
 }
 
 fn arrows_point_down(source: &Source) -> Vec<String> {
-    let Some(from) = source.room() else { return Vec::new() };
+    let Some(from) = source.module() else { return Vec::new() };
     named_in_the_crate(source)
         .into_iter()
         .filter(|(_, to)| {
@@ -153,7 +153,10 @@ fn pure_files_wait_for_nothing(source: &Source) -> Vec<String> {
         .product_code()
         .filter_map(|(number, line)| Some((number, waiting(line)?)))
         .map(|(number, name)| {
-            source.fault(number, &format!("a pure file names `{name}`: it is told the time and asks nobody"))
+            source.fault(
+                number,
+                &format!("a pure file names `{name}`: pure files get the time as an argument and wait for nothing"),
+            )
         })
         .collect()
 }
@@ -184,8 +187,8 @@ fn neighbours(source: &Source) -> Vec<(String, String, String)> {
     found
 }
 
-/// The files that use each other in a circle with others of their folder: what is left after taking away, again and
-/// again, each file that uses no other or is used by no other of those left.
+/// The files that use each other in a circle with others of their folder: those that remain after repeatedly removing each file
+/// that uses no other or is used by no other of the remaining ones.
 fn circles(sources: &[Source]) -> Vec<String> {
     let arrows: Vec<_> = sources.iter().filter(|source| !source.is_test()).flat_map(neighbours).collect();
     let mut arrows: Vec<_> = arrows.iter().filter(|(_, from, to)| from != to).collect();
@@ -209,15 +212,15 @@ fn circles(sources: &[Source]) -> Vec<String> {
 
 fn files_are_short(source: &Source) -> Vec<String> {
     let lines = source.text.lines().count();
-    let rule = format!("{lines} lines, more than {LINES_MAX}: two files with a job each");
+    let rule = format!("{lines} lines, more than {LINES_MAX}: split the file");
     if lines > LINES_MAX { vec![source.fault(lines, &rule)] } else { Vec::new() }
 }
 
-fn files_have_a_door_comment(source: &Source) -> Vec<String> {
+fn files_have_a_module_comment(source: &Source) -> Vec<String> {
     if source.is_test() || source.text.starts_with("//! ") {
         return Vec::new();
     }
-    vec![source.fault(1, "no door comment (`//!`) that says what the file decides and promises")]
+    vec![source.fault(1, "no comment at its start (`//!`) that says what the file does and guarantees")]
 }
 
 /// Every source file.
@@ -245,20 +248,24 @@ const RULES: [Rule; 5] = [
     pure_files_wait_for_nothing,
     one_file_reads_the_clocks,
     files_are_short,
-    files_have_a_door_comment,
+    files_have_a_module_comment,
 ];
 
 #[test]
-fn the_house_stands() {
+fn the_source_tree_follows_the_rules() {
     let sources = sources();
-    for room in ROWS.concat() {
-        assert!(sources.iter().any(|source| source.room() == Some(room)), "the room {room} is gone: mend the table");
+    for module in ROWS.concat() {
+        let exists = sources.iter().any(|source| source.module() == Some(module));
+        assert!(exists, "the module {module} does not exist: correct the table");
     }
     for file in PURE {
-        assert!(sources.iter().any(|source| source.path == format!("{file}.rs")), "{file}.rs is gone: mend the table");
+        assert!(
+            sources.iter().any(|source| source.path == format!("{file}.rs")),
+            "{file}.rs does not exist: correct the table"
+        );
     }
-    let mut tops = sources.iter().filter(|source| source.room().is_none()).map(|source| source.path.as_str());
-    assert!(tops.all(|path| ["lib.rs", "main.rs"].contains(&path)), "a room is missing in the table");
+    let mut tops = sources.iter().filter(|source| source.module().is_none()).map(|source| source.path.as_str());
+    assert!(tops.all(|path| ["lib.rs", "main.rs"].contains(&path)), "a module is missing in the table");
     assert_eq!(circles(&sources), [""; 0], "files of one folder use each other in a circle");
     let faults: Vec<String> = RULES.iter().flat_map(|rule| sources.iter().flat_map(rule)).collect();
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
@@ -266,7 +273,7 @@ fn the_house_stands() {
 
 #[test]
 fn each_rule_can_fail() {
-    let long = "//! Door.\n".to_owned() + &"\n".repeat(LINES_MAX);
+    let long = "//! Comment.\n".to_owned() + &"\n".repeat(LINES_MAX);
     let cases: [(Rule, &str, &str, usize); 24] = [
         (arrows_point_down, "probe/mod.rs", "use crate::serve::Limits;", 1),
         (arrows_point_down, "probe/http.rs", "\nfn f() { crate::host::address::towards() }", 1),
@@ -290,8 +297,8 @@ fn each_rule_can_fail() {
         (one_file_reads_the_clocks, "serve/tests.rs", "std::time::SystemTime::now()", 1),
         (one_file_reads_the_clocks, "clock.rs", "Instant::now()", 0),
         (files_are_short, "serve/mod.rs", &long, 1),
-        (files_have_a_door_comment, "serve/mod.rs", "use crate::host;\n//! Late.", 1),
-        (files_have_a_door_comment, "serve/tests.rs", "use super::*;", 0),
+        (files_have_a_module_comment, "serve/mod.rs", "use crate::host;\n//! Late.", 1),
+        (files_have_a_module_comment, "serve/tests.rs", "use super::*;", 0),
     ];
     for (rule, path, text, faults) in cases {
         let found = rule(&Source::new(path, text));

@@ -140,11 +140,11 @@ fn a_name_server_that_hangs_or_fails_after_the_start_costs_no_lease_and_no_probe
         assert!(asked <= 8 || unwell == Says::Failure, "asked {asked} times in {seconds:.1} s");
     }
     assert!(eu1.log_lines(&["a peer left"]).is_empty(), "{}", eu1.log());
-    let warned = us1.log_lines(&["warn", NAME, "no address"]);
+    let warned = us1.log_lines(&["warn", NAME, "cannot resolve"]);
     assert_eq!(warned.len(), 1, "it is said once:\n{}", us1.log());
     name_server.say(Says::Address(two.v4));
     lose_for_a_moment(&mut registry, &us1);
-    let back = || holds(us1.log_lines(&["info", NAME, "has an address again"]).len() == 1, us1.log());
+    let back = || holds(us1.log_lines(&["info", NAME, "can be resolved again"]).len() == 1, us1.log());
     eventually(SOON, "the end of it is said", back);
 }
 

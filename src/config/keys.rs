@@ -1,9 +1,9 @@
-//! The one table of keys: every setting there is, with its path, variable, form, default and meaning.
+//! The table of keys: every setting with its path, variable, form, default and meaning.
 //!
-//! Everything that knows a key knows it from here: reading file and environment, the hints for unknown names, the
+//! Whatever uses keys takes them from this table: the readers of file and environment, the suggestions for unknown names, the
 //! output of `netring check`, and the manual. To add a key, add it to the table and read it in `load`; tests check that
-//! both and the samples in `config/` agree. To rename one, change its path and list the old one by `formerly`: the file
-//! and the variable may still use that name, with a warning.
+//! both and the samples in `config/` agree. To rename a key, change its path and list the old one with `formerly`: files and
+//! variables can still use that name, with a warning.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
@@ -29,7 +29,7 @@ pub struct Key {
     pub path: &'static str,
     /// The environment variable that overrides the file.
     pub environment: String,
-    /// What a value may be, to stand after "expected" in a fault.
+    /// Which values are valid, as the text after "expected" in an error message.
     pub expects: String,
     /// Its value where it is not set.
     pub default: KeyDefault,
@@ -154,7 +154,7 @@ const fn unused(path: &'static str) -> Setting<()> {
             path,
             &Anything,
             KeyDefault::Unset,
-            "Accepted and unused: a member talks to the registry, never to Redis.",
+            "Accepted but not used: a member connects to the registry and never to Redis.",
         )
     }
 }
@@ -216,35 +216,35 @@ pub(super) static REDIS_HOST: Setting<String> = Setting::new(
     "registry.redis.host",
     &HostOrSocket,
     KeyDefault::Value("localhost"),
-    "The host of Redis, or the path of its unix socket.",
+    "The host of Redis, or the path of its Unix socket.",
 );
 
 pub(super) static REDIS_PORT: Setting<NonZeroU16> = Setting::new(
     "registry.redis.port",
     &PORT,
     KeyDefault::Value("6379"),
-    "The TCP port of Redis; a unix socket has none.",
+    "The TCP port of Redis. Not used with a Unix socket.",
 );
 
 pub(super) static REDIS_DB: Setting<u32> = Setting::new(
     "registry.redis.db",
     &Whole { from: 0, to: 65_535 },
     KeyDefault::Value("0"),
-    "The number of the database.",
+    "The number of the Redis database.",
 );
 
 pub(super) static REDIS_USERNAME: Setting<String> = Setting::new(
     "registry.redis.username",
     &Name,
     KeyDefault::Unset,
-    "The user of Redis's access control list; null for Redis's default user.",
+    "The user name for Redis (ACL user); null means Redis's default user.",
 );
 
 pub(super) static REDIS_PASSWORD: Setting<Secret> = Setting::new(
     "registry.redis.password",
     &SecretText,
     KeyDefault::Unset,
-    "The password; a file or the systemd credential redis-password keeps it out of this file.",
+    "The password for Redis. To keep it out of this file, use password_file or the systemd credential redis-password.",
 )
 .secret();
 
@@ -252,14 +252,14 @@ pub(super) static REDIS_PASSWORD_FILE: Setting<PathBuf> = Setting::new(
     "registry.redis.password_file",
     &FilePath,
     KeyDefault::Unset,
-    "A file that holds the password and nothing else but a line break at its end.",
+    "A file that contains only the password for Redis; a line break at its end is ignored.",
 );
 
 pub(super) static REDIS_TIMEOUT: Setting<Duration> = Setting::new(
     "registry.redis.timeout",
     &millis(50, 30_000),
     KeyDefault::Value("1s"),
-    "How long one answer of Redis may take.",
+    "How long the registry waits for an answer of Redis.",
 );
 
 /// The keys of a `server` section.
@@ -275,14 +275,14 @@ const fn server(host: &'static str, port: &'static str, max_connections: &'stati
             host,
             &Address,
             KeyDefault::Unset,
-            "The address to listen on. Unset it is every IPv4 and IPv6 address of this host, \"0.0.0.0\" is every IPv4 address.",
+            "The address to listen on; null means all IPv4 and IPv6 addresses of this host, \"0.0.0.0\" all IPv4 addresses.",
         ),
         port: Setting::new(port, &PORT, KeyDefault::Value("8756"), "The port to listen on."),
         max_connections: Setting::new(
             max_connections,
             &CONNECTIONS,
             KeyDefault::Unset,
-            "How many connections may be open at once; null derives it from the limit of file descriptors.",
+            "The maximum number of open connections; null computes it from the limit on file descriptors.",
         ),
     }
 }
@@ -301,28 +301,28 @@ pub(super) static CLEANUP_INTERVAL: Setting<Duration> = Setting::new(
     "registry.cleanup_interval",
     &INTERVAL,
     KeyDefault::Value("60s"),
-    "How often expired members are removed from the store; whatever this is, none is listed past its time.",
+    "How often expired members are removed from the store. An expired member is never listed, whatever this value is.",
 );
 
 pub(super) static ALLOWED_NETWORKS: Setting<Vec<IpNet>> = Setting::new(
     "registry.allowed_networks",
     &List { item: &Network, most: 256 },
     KeyDefault::Value(""),
-    "The networks in which members may register an address; an empty list allows any.",
+    "The networks in which members may register addresses; an empty list allows all addresses.",
 );
 
 pub(super) static MAX_MEMBERS: Setting<NonZeroUsize> = Setting::new(
     "registry.max_members",
     &Whole { from: 1, to: 100_000 },
     KeyDefault::Value("20000"),
-    "How many members the ring may have.",
+    "The maximum number of members of the ring.",
 );
 
 pub(super) static LOCATION: Setting<Location> = Setting::new(
     "member.location",
     &LocationName,
     KeyDefault::Required,
-    "The site this member stands for, as it appears in the labels of all metrics.",
+    "The name of this member's site, as it appears in the labels of all metrics.",
 )
 .variable("MEMBER_LOCATION");
 
@@ -330,18 +330,18 @@ pub(super) static INSTANCE_ID: Setting<InstanceId> = Setting::new(
     "member.instance_id",
     &Identity,
     KeyDefault::Unset,
-    "The identity of this member; null makes one at the first start and keeps it in the state directory.",
+    "The identity of this member; null generates one at the first start and stores it in the state directory.",
 );
 
 pub(super) static REGISTRY_URL: Setting<RegistryUrl> =
-    Setting::new("member.registry.url", &Url, KeyDefault::Required, "The base address of the registry.")
+    Setting::new("member.registry.url", &Url, KeyDefault::Required, "The base URL of the registry.")
         .variable("REGISTRY_URL");
 
 pub(super) static REGISTRY_TIMEOUT: Setting<Duration> = Setting::new(
     "member.registry.timeout",
     &millis(100, 60_000),
     KeyDefault::Value("5s"),
-    "How long one request to the registry may take.",
+    "The time limit of a request to the registry.",
 );
 
 pub(super) static UNUSED_REDIS: [Setting<()>; 4] = [
@@ -355,7 +355,8 @@ pub(super) static POLL_INTERVAL: Setting<Duration> = Setting::new(
     "member.intervals.poll_interval",
     &INTERVAL,
     KeyDefault::Value("30s"),
-    "How often the registry is asked for the roster.",
+    "How often the roster is requested from the registry. If the registry supports long polls, how long it may keep a \
+     request waiting for the roster to change (at most 60 s).",
 );
 
 pub(super) static CHECK_INTERVAL: Setting<Duration> = Setting::new(
@@ -369,7 +370,7 @@ pub(super) static HEARTBEAT_INTERVAL: Setting<Duration> = Setting::new(
     "member.intervals.heartbeat_interval",
     &INTERVAL,
     KeyDefault::Value("45s"),
-    "How often the lease is renewed; well below the registry's member_ttl.",
+    "How often the lease is renewed. Must be well below the registry's member_ttl.",
 );
 
 pub(super) static MEMBER_SERVER: ServerKeys =
@@ -379,37 +380,38 @@ pub(super) static ADVERTISE_IP: Setting<AdvertiseSource> = Setting::new(
     "member.server.advertise_ip",
     &AdvertiseIp,
     KeyDefault::Value("auto"),
-    "The address to register: auto is the one the kernel uses towards the registry, env:NAME the one in a variable.",
+    "The address to register, at which other members reach this one: auto means the source address that this host uses to \
+     reach the registry, env:NAME the address in the environment variable NAME.",
 );
 
 pub(super) static ADVERTISE_PORT: Setting<PortSource> = Setting::new(
     "member.server.advertise_port",
     &AdvertisePort,
     KeyDefault::Unset,
-    "The port to register, where a NAT or a port mapping gives this member another one than it listens on; null \
-     registers the port it listens on.",
+    "The port to register, if other members reach this one at a different port than it listens on, because of a NAT or a \
+     port mapping; null means the port it listens on.",
 );
 
 pub(super) static TCP_TIMEOUT: Setting<Duration> = Setting::new(
     "member.checks.tcp_timeout",
     &PROBE_LIMIT,
     KeyDefault::Value("5s"),
-    "The time limit of one TCP probe. It must end before the next probe of its target is due, so a limit above \
-     check_interval less 10 % (at most 500ms) is lowered to that.",
+    "The time limit of a TCP probe. A probe must end before the next one of its target is due: a limit above check_interval \
+     less 10 % (at most 500ms) is lowered to that.",
 );
 
 pub(super) static HTTP_TIMEOUT: Setting<Duration> = Setting::new(
     "member.checks.http_timeout",
     &PROBE_LIMIT,
     KeyDefault::Value("10s"),
-    "The time limit of one HTTP probe with its redirects; lowered like tcp_timeout.",
+    "The time limit of an HTTP probe including redirects. Lowered in the same way as tcp_timeout.",
 );
 
 pub(super) static HTTP_ENDPOINTS: Setting<Vec<String>> = Setting::new(
     "member.checks.http_endpoints",
     &List { item: &Endpoint, most: 32 },
     KeyDefault::Value("/health,/metrics"),
-    "The paths to get from each peer; an empty list makes no HTTP probes.",
+    "The paths to request from each peer; an empty list disables HTTP probes.",
 );
 
 pub(super) static HTTP_OK_STATUS: Setting<StatusRanges> = Setting::new(
@@ -423,14 +425,14 @@ pub(super) static HTTP_BODY_LIMIT: Setting<usize> = Setting::new(
     "member.checks.http_body_limit",
     &Size { from: 1024, to: 1024 * 1024 },
     KeyDefault::Value("16KiB"),
-    "How much of an answer's body an HTTP probe reads before it closes the connection.",
+    "How much of the body of an answer an HTTP probe reads before it closes the connection.",
 );
 
 pub(super) static MAX_IN_FLIGHT: Setting<NonZeroUsize> = Setting::new(
     "member.checks.max_in_flight",
     &CONNECTIONS,
     KeyDefault::Unset,
-    "How many probes may be in flight at once; null derives it from the limit of file descriptors.",
+    "The maximum number of probes in flight; null computes it from the limit on file descriptors.",
 );
 
 pub(super) static LOG_LEVEL: Setting<LogLevel> =
@@ -440,6 +442,6 @@ pub(super) static LOG_FORMAT: Setting<LogFormat> = Setting::new(
     "log.format",
     &Choice(&[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]),
     KeyDefault::Value("auto"),
-    "The form of log lines: auto is the journal's own protocol where stderr is the journal, text elsewhere.",
+    "The format of log messages: auto means the native protocol of the journal if stderr is the journal, and text otherwise.",
 )
 .variable("LOG_FORMAT");

@@ -1,8 +1,8 @@
 //! Which events are logged: the text of `log.level` and `LOG_LEVEL`, and the filter that it means.
 //!
-//! A level alone, such as `info`, counts for the whole program. `PART=LEVEL` counts for one part: a module of this
-//! program, with or without `netring::` before it, or another crate. Several stand with commas between. Case does not
-//! count.
+//! A level alone, such as `info`, applies to the whole program. `PART=LEVEL` applies to one part: a module of this
+//! program, with or without `netring::` before it, or another crate. Several are separated by commas. Case does not
+//! matter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,12 +32,11 @@ pub struct LogLevel {
 }
 
 impl LogLevel {
-    /// What a text must be, to stand after "expected" in an error.
+    /// Which texts are valid, as the text after "expected" in an error message.
     pub const EXPECTS: &'static str =
         "off, error, warn, info, debug or trace, alone or for parts of the program (info,netring::member=debug)";
 
-    /// The filter for tracing. Parts that are not named are logged at the level that stands alone, `info` where none
-    /// does.
+    /// The filter for tracing. Parts that are not named have the level that is given without a part, or `info`.
     #[must_use]
     pub fn targets(&self) -> Targets {
         self.targets.clone()

@@ -30,10 +30,10 @@ const CREDENTIAL: &str = "redis-password";
 /// The largest file with a password that is read, in bytes.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
-/// Settings, and how they came about.
+/// Settings, and where they came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded<T> {
-    /// What to run by.
+    /// The settings.
     pub settings: T,
     /// The file that was read.
     pub file: Option<PathBuf>,
@@ -44,10 +44,10 @@ pub struct Loaded<T> {
     pub effective: Vec<Effective>,
 }
 
-/// Reads what a registry runs by.
+/// Reads the settings of a registry.
 ///
 /// `path` is the file the operator named, which must exist. Without it `default_file` is read where it exists;
-/// otherwise environment and defaults make a registry with the embedded store.
+/// otherwise the settings come from environment and defaults, and the registry uses the embedded store.
 ///
 /// # Errors
 ///
@@ -60,10 +60,10 @@ pub fn load_registry(
     registry(open(path, default_file)?.as_ref(), environment)
 }
 
-/// Reads what a member runs by.
+/// Reads the settings of a member.
 ///
 /// `path` is the file the operator named, which must exist. Without it `default_file` is read where it exists;
-/// otherwise the environment must say where the member is and where its registry.
+/// otherwise the environment must set the location of the member and the URL of its registry.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn load_member(
     member(open(path, default_file)?.as_ref(), environment)
 }
 
-/// Where a daemon of this role listens by its configuration, for a client on the same host.
+/// The address on which a daemon of this role listens according to its configuration, for a client on the same host.
 ///
 /// A running daemon may have read another file than the one that is there now. So the faults of host and port are
 /// returned beside the address, which has the default in place of a faulty value; faults of other keys are left out.

@@ -1,8 +1,8 @@
-//! YAML and environment to checked values: whoever holds settings holds values that are in range and fit together.
+//! Reads YAML and environment variables into checked settings: all values are in range and fit together.
 //!
 //! A role's settings come from environment variables, then from its file, and from defaults for the rest
 //! ([`load_registry`], [`load_member`]). Reading is strict: an unknown key, a value of the wrong type or out of range, a
-//! key that is there twice or a required one that is missing is a fault, and one run reports all of them with line and
+//! duplicate key or a missing required key is a fault, and one run reports all of them with line and
 //! column ([`ConfigFaults`]). A command that finds one ends with exit code 78 and changes nothing. What is valid but
 //! unlikely to be meant is a warning, which `netring check` and the log show ([`Loaded::warnings`]).
 //!

@@ -1,4 +1,4 @@
-//! What a daemon runs by: the settings of each role, as plain values that are in range and fit together.
+//! The settings of each role, as plain values that are in range and fit together.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ use crate::wire::{InstanceId, Location};
 /// Which of the two daemons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The daemon that hands out the roster.
+    /// The daemon that keeps the roster.
     Registry,
-    /// A daemon of the ring.
+    /// The daemon that probes the others.
     Member,
 }
 
@@ -34,7 +34,7 @@ impl Role {
         }
     }
 
-    /// The file that is read where the operator names none.
+    /// The file that is read if the operator names none.
     #[must_use]
     pub fn default_file(self) -> &'static Path {
         Path::new(match self {
@@ -51,101 +51,101 @@ impl Role {
     }
 }
 
-/// What the registry runs by.
+/// The settings of a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegistrySettings {
-    /// The shared store; without one the embedded store keeps the roster.
+    /// The shared store; without it, the roster is kept in the embedded store.
     pub redis: Option<RedisSettings>,
-    /// Where it listens.
+    /// The address and port to listen on.
     pub server: ServerSettings,
     /// How long a member stays on the roster after its last heartbeat.
     pub member_ttl: Duration,
     /// How often expired members are removed from the store.
     pub cleanup_interval: Duration,
-    /// The networks a member may register an address of; empty means any.
+    /// The networks in which members may register addresses; empty allows all addresses.
     pub allowed_networks: Vec<IpNet>,
-    /// How many members the ring may have.
+    /// The maximum number of members of the ring.
     pub max_members: NonZeroUsize,
     /// What is logged.
     pub log: LogSettings,
 }
 
-/// How to reach Redis.
+/// The connection to Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisSettings {
-    /// Name or address of the host, or the path of a unix socket where it starts with a slash.
+    /// Name or address of the host, or, if it starts with a slash, the path of a Unix socket.
     pub host: String,
-    /// TCP port; unused with a unix socket.
+    /// TCP port; not used with a Unix socket.
     pub port: NonZeroU16,
     /// Database number.
     pub db: u32,
-    /// User of Redis's access control list.
+    /// User name (ACL user).
     pub username: Option<String>,
     /// Password, from the file, the environment, `password_file` or the systemd credential `redis-password`.
     pub password: Option<Secret>,
-    /// How long one answer of Redis may take.
+    /// How long to wait for an answer of Redis.
     pub timeout: Duration,
 }
 
-/// Where a daemon listens, and for how many clients.
+/// The listener of a daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSettings {
-    /// The address to listen on, never an IPv4 address in IPv6 notation. `::` accepts IPv4 and IPv6, `0.0.0.0` IPv4
-    /// alone. `None` is every address of the host: IPv4 and IPv6, or IPv4 alone where the host has no IPv6.
+    /// The address to listen on, never an IPv4 address in IPv6 notation. `::` accepts IPv4 and IPv6, `0.0.0.0` only
+    /// IPv4. `None` means all addresses of the host: IPv4 and IPv6, or only IPv4 if the host has no IPv6.
     pub host: Option<IpAddr>,
     /// The port to listen on.
     pub port: NonZeroU16,
-    /// How many connections may be open at once; `None` derives it from the limit of file descriptors.
+    /// The maximum number of open connections; `None` computes it from the limit on file descriptors.
     pub max_connections: Option<NonZeroUsize>,
 }
 
-/// What a member runs by.
+/// The settings of a member.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemberSettings {
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
-    /// Its identity; without one it makes one and keeps it.
+    /// Its identity; without one, it generates one and stores it.
     pub instance_id: Option<InstanceId>,
-    /// How to reach the registry.
+    /// The connection to the registry.
     pub registry: RegistryLink,
-    /// How often it does what.
+    /// Its intervals.
     pub intervals: Intervals,
-    /// Where it listens.
+    /// The address and port to listen on.
     pub server: ServerSettings,
-    /// The address it registers.
+    /// The address to register.
     pub advertise_ip: Advertise,
-    /// The port it registers; `None` is the port it listens on.
+    /// The port to register; `None` means the port it listens on.
     pub advertise_port: Option<NonZeroU16>,
-    /// What it probes, and with what limits.
+    /// The checks and their limits.
     pub checks: Checks,
     /// What is logged.
     pub log: LogSettings,
 }
 
-/// How to reach the registry.
+/// The connection to the registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegistryLink {
-    /// Base address, such as `http://registry.us1.company.com:8756`, without a slash at its end.
+    /// Base URL, such as `http://registry.us1.company.com:8756`, without a slash at its end.
     pub url: RegistryUrl,
-    /// How long one request to the registry may take.
+    /// The time limit of a request to the registry.
     pub timeout: Duration,
 }
 
-/// The base address of a registry: `http://HOST[:PORT][/PATH]`, without a slash at its end.
+/// The base URL of a registry: `http://HOST[:PORT][/PATH]`, without a slash at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryUrl {
-    /// The whole, such as `http://[2001:db8::1]:8756`.
+    /// The whole URL, such as `http://[2001:db8::1]:8756`.
     pub base: String,
     /// The host alone, without brackets; never an IPv4 address in IPv6 notation.
     pub host: String,
-    /// The port, 80 where the address names none.
+    /// The port; 80 if the URL names none.
     pub port: u16,
 }
 
-/// How often a member does what. Each is 1 s to 1 day.
+/// The intervals of a member. Each is 1 s to 1 day.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Intervals {
-    /// How often it asks the registry for the roster.
+    /// How often it requests the roster; with long polls, how long the registry may delay the answer.
     pub poll: Duration,
     /// How often it probes each target.
     pub check: Duration,
@@ -156,26 +156,26 @@ pub struct Intervals {
 /// The address a member registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advertise {
-    /// The address the kernel uses towards the registry, or the one it listens on where that is a single one.
+    /// The source address that this host uses to reach the registry, or the address it listens on if that is a single one.
     Auto,
     /// This address; `env:NAME` has been looked up already.
     Address(IpAddr),
 }
 
-/// What a member probes, and with what limits.
+/// The checks of a member and their limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checks {
     /// Time limit of one TCP probe; at most [`longest_probe`] of the check interval.
     pub tcp_timeout: Duration,
     /// Time limit of one HTTP probe, all phases and redirects together; at most [`longest_probe`] of the check interval.
     pub http_timeout: Duration,
-    /// The paths to get, each starting with a slash.
+    /// The paths to request, each starting with a slash.
     pub http_endpoints: Vec<String>,
-    /// The answers that count as connected.
+    /// The HTTP statuses that count as connected.
     pub http_ok_status: StatusRanges,
     /// How many bytes of an answer's body an HTTP probe reads before it closes the connection.
     pub http_body_limit: usize,
-    /// How many probes may be in flight at once; `None` derives it from the limit of file descriptors.
+    /// The maximum number of probes in flight; `None` computes it from the limit on file descriptors.
     pub max_in_flight: Option<NonZeroUsize>,
 }
 
@@ -188,23 +188,23 @@ pub fn longest_probe(interval: Duration) -> Duration {
     interval - (interval / 10).min(MARGIN_MAX)
 }
 
-/// What a daemon logs, and how.
+/// The log settings of a daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
-    /// Which events.
+    /// Which events are logged.
     pub level: LogLevel,
-    /// In which form.
+    /// The format of the log messages.
     pub format: LogFormat,
 }
 
-/// The form of log lines.
+/// The format of log messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// The journal's own protocol when stderr is the journal, text otherwise.
+    /// The native protocol of the journal if stderr is the journal, text otherwise.
     Auto,
     /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

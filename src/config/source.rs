@@ -1,4 +1,4 @@
-//! Finding the value of a key: the environment overrides the file, the file the default; all faults are collected.
+//! Finds the value of a key: the environment overrides the file, the file overrides the default. All faults are collected.
 //!
 //! A [`Reader`] is asked key by key. It answers with a value, or with [`Faulty`] after it has recorded the fault, so that
 //! the caller can go on and one run finds all faults. A value in the file is checked even where a variable overrides it.
@@ -241,7 +241,7 @@ impl<'a> Reader<'a> {
         if self.mentions(setting.path) { setting.path } else { former().unwrap_or(setting.path) }
     }
 
-    /// Whether the file has this key, be it null.
+    /// Whether the file has this key, even if its value is null.
     pub(super) fn mentions(&self, path: &str) -> bool {
         self.entry(path).is_some()
     }
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether an optional section is wanted: by the file, where `{}` is enough, or by a variable of one of its keys.
+    /// Whether an optional section is in use: the file contains it (`{}` is enough), or a variable sets one of its keys.
     pub(super) fn wants_section(&self, path: &str) -> bool {
         let under = |key: &&Key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
         let set = |name: &String| environment::value(self.environment, name).is_some();
@@ -266,13 +266,13 @@ impl<'a> Reader<'a> {
         !matches!(self.entered(path), Entered::Nothing(_)) || self.keys.iter().filter(under).any(given)
     }
 
-    /// Records a fault of a value that is right by itself, with the place it came from.
+    /// Records a fault of a value that is valid by itself, with its source.
     pub(super) fn fault<T>(&mut self, setting: &Setting<T>, source: &Source, problem: String) {
         let fault = self.remark(setting, source, problem);
         self.faults.push(fault);
     }
 
-    /// Records a warning about a value, with the place it came from.
+    /// Records a warning about a value, with its source.
     pub(super) fn warn<T>(&mut self, setting: &Setting<T>, source: &Source, text: String) {
         let warning = self.remark(setting, source, text).to_string();
         self.warnings.push(warning);
@@ -288,7 +288,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Records what is in force for a key.
+    /// Records the value in force of a key.
     pub(super) fn note<T>(&mut self, setting: &Setting<T>, found: Option<&Found<T>>) {
         let (value, source) = match found {
             Some(found) => (setting.form.show(&found.value), found.source.clone()),
@@ -303,7 +303,7 @@ impl<'a> Reader<'a> {
         recorded.map_or(Source::Default, |effective| effective.source.clone())
     }
 
-    /// Records that an optional section is not there, in place of its keys.
+    /// Records that an optional section is absent, instead of its keys.
     pub(super) fn note_absent(&mut self, section: &'static str) {
         self.effective.push(Effective { key: section, value: "null".into(), source: Source::Default });
     }
@@ -428,7 +428,7 @@ impl<'a> Reader<'a> {
         self.keys.iter().any(|key| key.path == path || key.formerly.contains(&path))
     }
 
-    /// A file must have the section of its role: one without it must not pass as "all defaults".
+    /// A file must have the section of its role: without it, it must not be accepted as "all defaults".
     fn expect_own_section(&mut self, file: &ConfigFile) {
         let own = self.role.section();
         if file.root.iter().any(|entry| entry.key == own) {

@@ -1,7 +1,7 @@
 //! A YAML text as a tree in which every node knows its line and column and what kind of scalar it was written as.
 //!
-//! The readers of values need three things that a deserializer into structs loses: where a key stands, whether `12` was
-//! a number or a text, and the chance to go on after a fault. So this file builds its own tree from the parser's events.
+//! The readers of values need three things that a deserializer into structs loses: the position of a key, whether `12` was a
+//! number or a text, and the possibility to continue after a fault. So this file builds its own tree from the parser's events.
 //!
 //! YAML that a configuration does not need is a fault here: a second document, anchors, aliases and tags, keys that are no
 //! text, and the same key twice. With aliases refused there is nothing to expand, and nesting is limited, so a tree is

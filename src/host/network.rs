@@ -3,13 +3,13 @@
 //! Three faults of this host make probes fail as if the peer were at fault, and the kernel can tell them apart ([`Fault`]):
 //!
 //! * The interface is down or has no carrier. The kernel goes on sending through it, and nothing arrives.
-//! * The gateway does not answer the kernel's requests for its hardware address (ARP, RFC 826, or neighbour discovery, RFC 4861).
-//!   Its entry in the neighbour table is `NUD_INCOMPLETE` or `NUD_FAILED` then, and connect(2) ends in a time-out or in
+//! * The gateway does not answer the kernel's requests for its hardware address (ARP, RFC 826, or neighbour discovery, RFC
+//!   4861). Its entry in the neighbour table is `NUD_INCOMPLETE` or `NUD_FAILED` then, and connect(2) ends in a time-out or in
 //!   `EHOSTUNREACH`. Where the peer itself is on the link and does not answer, the fault is the peer's.
 //! * There is no route.
 //!
-//! The kernel notices a silent gateway late: its entry stays `NUD_REACHABLE` for 15 to 45 seconds after the last reply, and takes
-//! another 8 to fail (arp(7), with the default settings). During that time a dead gateway cannot be recognised here.
+//! The kernel notices a silent gateway late: its entry stays `NUD_REACHABLE` for 15 to 45 seconds after the last reply, and
+//! takes another 8 to fail (arp(7), with the default settings). During that time a dead gateway cannot be recognised here.
 //!
 //! Where a route has several gateways, the one counts that the kernel chooses for the two addresses. Where it also chooses by
 //! ports (`fib_multipath_hash_policy`), the probe may have taken another.
@@ -121,7 +121,7 @@ impl Network {
         let memory = Arc::<Mutex<Memory>>::default();
         let (questions, inbox) = sync_channel(QUESTIONS_MAX);
         let (ready, is_ready) = sync_channel(1);
-        let (shared, pulse) = (Arc::clone(&memory), vitals.add("look at the network", LIMIT));
+        let (shared, pulse) = (Arc::clone(&memory), vitals.add("network monitor", LIMIT));
         std::thread::Builder::new().name("netring-network".into()).spawn(move || {
             let mut watch = Watch::new(shared);
             watch.look(&pulse);
@@ -141,7 +141,7 @@ impl Network {
         ip.is_loopback() || ip.is_unspecified() || lock(&self.memory).is_own(ip)
     }
 
-    /// The addresses that the interfaces of this host have now, so that whoever plans by them sees a change.
+    /// The addresses that the interfaces of this host have now, so that a caller can notice a change.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         lock(&self.memory).addresses()

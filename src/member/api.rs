@@ -1,4 +1,4 @@
-//! What a member answers: `GET /health`, `GET /metrics`, and a short page at `/` that names them.
+//! The HTTP routes of a member: `GET /health`, `GET /metrics`, and a page at `/` that lists them.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -18,8 +18,12 @@ use super::exporter::Exporter;
 use super::lock;
 
 /// The page at `/`.
-const INDEX: &str =
-    "netring member\n\n/health   is it well, and how many others does it know\n/metrics  what it saw, for Prometheus\n";
+const INDEX: &str = "\
+netring member: probes all other members of the ring.
+
+GET  /health   health of this member, and the number of other members
+GET  /metrics  results of the probes in Prometheus format
+";
 
 /// The routes of a member.
 pub(super) fn routes(
@@ -33,20 +37,20 @@ pub(super) fn routes(
         let vitals = vitals.clone();
         warp::path!("health").and(read).map(move || health(&lock(&board), &vitals))
     };
-    let pages = vitals.pieces("text of the metrics", TEXT_MAX);
+    let pages = vitals.pieces("metrics text", TEXT_MAX);
     let metrics = warp::path!("metrics").and(read).and(warp::header::optional("accept-encoding")).then(
         move |accept_encoding: Option<String>| {
             let exporter = Arc::clone(&exporter);
-            // Goes with the work and not with who asked: a scrape that gave up tells nothing of the text.
+            // Ends with the work and not with the request: a client that gave up says nothing about the text.
             let piece = pages.begin();
             async move {
                 let page = move || {
                     let _ended = piece;
                     exporter.page().reply(accept_encoding.as_deref())
                 };
-                // On a thread of its own, so that health is answered and reports are taken in meanwhile.
+                // On a thread of its own, so that /health is answered and reports are taken in meanwhile.
                 tokio::task::spawn_blocking(page).await.unwrap_or_else(|_| {
-                    serve::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be made; see the log")
+                    serve::error(StatusCode::INTERNAL_SERVER_ERROR, "cannot generate the metrics; see the log")
                 })
             }
         },
@@ -55,8 +59,8 @@ pub(super) fn routes(
     health.or(metrics).unify().or(index).unify().recover(serve::recover)
 }
 
-/// 200 while every vital loop moves, 503 with the reason otherwise. A member that is itself unwell says so and is answered for
-/// all the same: it serves, and a restart would not mend its host.
+/// 503 with the reason if a vital loop is stalled, 200 otherwise. A member that is unwell answers 200 with the status `unwell`,
+/// because a restart would not repair its host.
 fn health(board: &Board, vitals: &Vitals) -> Response {
     let stalled = vitals.stalled();
     let unwell = board.unwell(clock::monotonic());

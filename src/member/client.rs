@@ -1,14 +1,14 @@
-//! Talking to the registry: four requests, each bounded in time and size.
+//! The HTTP client for the registry: four requests, each with a limit on time and size.
 //!
-//! Blocking, for threads that may block: the workers of the member's control thread, and the command line. Never used in the
-//! probe path.
+//! The client blocks. It is for threads that may block: the workers of the member's control thread, and the command line. The
+//! probe thread never uses it.
 //!
-//! The registry's name is resolved by a thread of its own (see `lookup`) and not for each connection, so that a name server
-//! that is away delays no request. After the name has got other addresses, a connection to the old ones is used for one more
-//! request at most.
+//! The name of the registry is resolved by a separate thread (see `lookup`) and not for each connection, so that an unavailable
+//! name server delays no request. When the addresses of the name change, a connection to an old address is used for at most one
+//! more request.
 //!
-//! A redirect of a question is followed. A redirect of a POST is an error that names the new address: to follow it would turn
-//! most of them into questions (RFC 9110, section 15.4), and the configuration is the place to say where the registry is.
+//! A redirect of a GET is followed. A redirect of a POST is an error that names the new address: to follow it would turn most
+//! of them into a GET (RFC 9110, section 15.4), and the address of the registry belongs in the configuration.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,35 +25,35 @@ use crate::wire::{ErrorBody, Identification, InstanceId, MembersReply, Registere
 use super::lock;
 use super::lookup::{Addresses, NoAddress};
 
-/// The largest answer taken: a roster of 20,000 members is about 5 MB.
+/// The largest answer that is read. A roster of 20,000 members is about 5 MB.
 const ANSWER_MAX: u64 = 32 * 1024 * 1024;
 
-/// As many addresses as the HTTP client takes of one name.
+/// How many addresses of one name the HTTP client accepts.
 const ADDRESSES_MAX: usize = 16;
 
-/// How long a connection is kept for the next request: less than the registry keeps an idle one.
+/// How long an idle connection is kept for the next request: shorter than the registry keeps it.
 const IDLE_MAX: Duration = Duration::from_secs(8);
 
-/// Why the registry did not do what it was asked for.
+/// Why a request to the registry failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientError {
-    /// No answer: no connection, no name, no time left, or something that is no HTTP.
+    /// There was no answer: the name was not resolved, the connection failed, the time was over, or the answer was not HTTP.
     Unreachable(String),
-    /// An answer that is no success, or makes no sense.
+    /// The answer was an error, or cannot be understood.
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the registry said.
+        /// The error message of the registry.
         message: String,
     },
-    /// The answer sends the request to another address.
+    /// The answer redirects the request to another address.
     Redirected {
         /// The HTTP status.
         status: u16,
         /// The other address.
         to: String,
     },
-    /// The registry keeps requests for the roster until it changes, and has no room for another one.
+    /// The registry supports long polls, but too many requests are waiting there already.
     NoRoom,
 }
 
@@ -65,10 +65,10 @@ impl fmt::Display for ClientError {
             Self::Redirected { status, to } => {
                 write!(
                     f,
-                    "it answered {status}, which redirects the request to {to}; set member.registry.url to where the registry is"
+                    "it answered {status}, which redirects the request to {to}; set member.registry.url to the address of the registry"
                 )
             }
-            Self::NoRoom => f.write_str("it has no room for another request that waits"),
+            Self::NoRoom => f.write_str("too many requests are waiting there already"),
         }
     }
 }
@@ -84,17 +84,17 @@ pub enum Heartbeat {
     Unknown,
 }
 
-/// The answer to a question for the roster.
+/// The answer to a request for the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RosterReply {
-    /// The roster; nothing where it is the one asked with.
+    /// The roster and its entity tag; `None` if the roster has not changed.
     pub changed: Option<(MembersReply, Option<String>)>,
-    /// How old it is: nothing unless the registry's store is away, and unknown where the registry says it in a way that
-    /// makes no sense.
+    /// How old the roster is: zero unless the registry's store is unavailable, `None` if the registry states it in a form that
+    /// cannot be read.
     pub stale: Option<Duration>,
 }
 
-/// A client of one registry, with one kept-alive connection.
+/// A client of one registry, with one persistent connection.
 #[derive(Clone, Debug)]
 pub struct RegistryClient {
     agent: ureq::Agent,
@@ -103,15 +103,15 @@ pub struct RegistryClient {
     way: Way,
 }
 
-/// The way to the registry.
+/// The addresses of the registry, and those of the current connection.
 #[derive(Clone, Debug)]
 struct Way {
     addresses: Arc<Addresses>,
-    /// The addresses that the last connection was made by.
+    /// The addresses that were known when the last connection was made.
     taken: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
-/// One answer, read whole.
+/// One complete answer.
 struct Answer {
     status: u16,
     headers: http::HeaderMap,
@@ -119,16 +119,16 @@ struct Answer {
 }
 
 impl RegistryClient {
-    /// A client for the registry at `link`. Nothing is connected yet. The thread that looks its name up, where it has one, is
-    /// put on these vitals.
+    /// A client for the registry at `link`. It does not connect yet. The thread that resolves its name, if there is one, is
+    /// added to `vitals`.
     #[must_use]
     pub fn new(link: &RegistryLink, vitals: &Vitals) -> Self {
         let addresses = Addresses::of(&link.url.host, link.url.port, vitals);
         Self::on(link.url.base.clone(), Arc::new(addresses), link.timeout)
     }
 
-    /// A client for the same registry that gives each request this time. It has a connection of its own and is not shut
-    /// down with this one; what is known of the registry's name they share.
+    /// A client for the same registry with another time limit. It has a connection of its own and is not shut down with this
+    /// one. Both share the resolved addresses.
     pub(super) fn with_timeout(&self, timeout: Duration) -> Self {
         Self::on(self.base.clone(), Arc::clone(&self.way.addresses), timeout)
     }
@@ -152,27 +152,27 @@ impl RegistryClient {
         &self.base
     }
 
-    /// Where the registry is.
+    /// The addresses of the registry.
     pub(super) fn addresses(&self) -> &Addresses {
         &self.way.addresses
     }
 
-    /// Asks to be on the roster.
+    /// Registers this member.
     ///
     /// # Errors
     ///
-    /// Where the registry is silent or does not want this member.
+    /// The registry does not answer, or refuses this member.
     pub fn register(&self, registration: &Registration) -> Result<RegisteredReply, ClientError> {
         let answer = self.post("/register", registration)?;
         let answer = answer.success()?;
-        RegisteredReply::from_json(&answer.body).map_err(|e| answer.nonsense(&e))
+        RegisteredReply::from_json(&answer.body).map_err(|e| answer.invalid(&e))
     }
 
     /// Renews the lease.
     ///
     /// # Errors
     ///
-    /// Where the registry is silent or cannot renew.
+    /// The registry does not answer, or cannot renew the lease.
     pub fn heartbeat(&self, id: &InstanceId) -> Result<Heartbeat, ClientError> {
         let answer = self.post("/heartbeat", &Identification { instance_id: id.clone() })?;
         if answer.status == 404 && answer.error().is_some() {
@@ -181,21 +181,21 @@ impl RegistryClient {
         answer.success().map(|_| Heartbeat::Renewed)
     }
 
-    /// Leaves the roster. An older registry that has no such request answers 404: its lease will end.
+    /// Leaves the roster. An older registry does not have this request and answers 404; the lease then ends later.
     ///
     /// # Errors
     ///
-    /// Where the registry is silent or cannot take the member off.
+    /// The registry does not answer, or cannot remove the member.
     pub fn deregister(&self, id: &InstanceId) -> Result<(), ClientError> {
         self.post("/deregister", &Identification { instance_id: id.clone() })?.success().map(|_| ())
     }
 
-    /// Asks for the roster, or for word that it is still the one that `etag` came with. The registry may keep the request for
-    /// as long as `wait` until there is another roster; an older one answers at once.
+    /// Requests the roster, unless it is still the one with the entity tag `etag`. With `wait`, the registry may delay the
+    /// answer for this time until the roster changes; an older registry answers at once.
     ///
     /// # Errors
     ///
-    /// Where the registry is silent, its answer holds no roster, or it has no room for a request that waits.
+    /// The registry does not answer, its answer contains no roster, or too many requests are waiting there already.
     pub fn members(&self, etag: Option<&str>, wait: Duration) -> Result<RosterReply, ClientError> {
         let query = if wait.is_zero() { String::new() } else { format!("?wait={}", wait.as_secs_f64()) };
         let mut request = self.way.onto(self.agent.get(format!("{}/members{query}", self.base)));
@@ -215,12 +215,12 @@ impl RegistryClient {
             return Ok(RosterReply { changed: None, stale });
         }
         let answer = answer.success()?;
-        let members = MembersReply::from_json(&answer.body).map_err(|e| answer.nonsense(&e))?;
+        let members = MembersReply::from_json(&answer.body).map_err(|e| answer.invalid(&e))?;
         Ok(RosterReply { changed: Some((members, answer.header("etag").map(str::to_owned))), stale })
     }
 
-    /// Breaks off whatever request is under way on any thread; every later one fails. A connection that is still being
-    /// made is not broken off.
+    /// Aborts the request in progress on any thread; every later request fails. A connection attempt in progress is not
+    /// aborted.
     pub fn shutdown(&self) {
         self.agent.clone().shutdown();
     }
@@ -242,9 +242,9 @@ impl RegistryClient {
 
     fn read(&self, result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
         let lost = |error: ureq::Error| {
-            // The registry may have moved to where its name has led for a while.
+            // The name of the registry may have another address by now.
             self.way.addresses.doubt();
-            ClientError::Unreachable(said(&error))
+            ClientError::Unreachable(in_words(&error))
         };
         let (parts, mut body) = result.map_err(lost)?.into_parts();
         let body = body.with_config().limit(ANSWER_MAX).read_to_vec().map_err(lost)?;
@@ -253,7 +253,7 @@ impl RegistryClient {
 }
 
 impl Way {
-    /// A request that does not keep the connection it is sent on where the registry's name leads elsewhere by now.
+    /// The request, with a header that closes the connection if the name of the registry has other addresses by now.
     fn onto<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
         let taken = sorted(lock(&self.taken).clone());
         let moved = self.addresses.get(Duration::ZERO).is_ok_and(|now| !taken.is_empty() && sorted(now) != taken);
@@ -261,7 +261,7 @@ impl Way {
     }
 }
 
-/// In an order of their own: a name server may turn them round with every answer.
+/// The addresses in a fixed order, because a name server may rotate them with each answer.
 fn sorted(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses.sort_unstable();
     addresses
@@ -276,7 +276,7 @@ impl Resolver for Way {
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         if !host.eq_ignore_ascii_case(self.addresses.host()) {
-            // The registry sent us on to another one.
+            // A redirect to another host.
             return DefaultResolver::default().resolve(uri, config, timeout);
         }
         let found = self.addresses.get(*timeout.after).map_err(|problem| match problem {
@@ -285,7 +285,7 @@ impl Resolver for Way {
         })?;
         let mut resolved = self.empty();
         for address in found.iter().take(ADDRESSES_MAX) {
-            // A registry may send us on to another port of its own.
+            // A redirect may lead to another port of the same host.
             resolved.push(SocketAddr::new(address.ip(), uri.port_u16().unwrap_or(80)));
         }
         *lock(&self.taken) = found;
@@ -293,8 +293,8 @@ impl Resolver for Way {
     }
 }
 
-/// An error of the HTTP client as an operator would say it.
-fn said(error: &ureq::Error) -> String {
+/// An error of the HTTP client in plain words.
+fn in_words(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the resolver does not answer".into(),
         ureq::Error::Timeout(_) => "no answer within the time limit".into(),
@@ -320,19 +320,16 @@ impl Answer {
         if (200..300).contains(&self.status) {
             return Ok(self);
         }
-        let message = self.error().unwrap_or_else(|| "with no reason that can be read".into());
+        let message = self.error().unwrap_or_else(|| "no readable reason".into());
         Err(ClientError::Refused { status: self.status, message: one_line(&message) })
     }
 
-    fn nonsense(&self, what: &dyn fmt::Display) -> ClientError {
-        ClientError::Refused {
-            status: self.status,
-            message: one_line(&format!("but the answer makes no sense: {what}")),
-        }
+    fn invalid(&self, what: &dyn fmt::Display) -> ClientError {
+        ClientError::Refused { status: self.status, message: one_line(&format!("invalid answer: {what}")) }
     }
 }
 
-/// A text from outside, fit for a log line.
+/// A text from outside, made safe for a log line.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }

@@ -1,11 +1,11 @@
-//! The member's `/metrics`: a snapshot of the board as Prometheus text, with the process's own families beside it.
+//! The member's `/metrics`: a snapshot of the board in the Prometheus text format, and the families of the process.
 //!
-//! The families that grow with the ring are written straight from the snapshot, because they come and go with peers, and
-//! because that takes a tenth of the time of a registry of gauges; the `prometheus` crate keeps the few that describe this
-//! process. The seed's five families come first, with the names and labels that dashboards and alerts already use.
+//! The families that grow with the ring are written directly from the snapshot, because their series appear and disappear with
+//! peers, and because a registry of gauges takes ten times as long. The `prometheus` crate keeps the few families that describe
+//! this process. The five families with the oldest names come first; dashboards and alerts depend on their names and labels.
 //!
-//! The text is made at most four times a second, however many scrape: whoever asks within [`GOOD_FOR`] of another is given
-//! the same page, compressed once.
+//! The text is generated at most four times a second, however many clients scrape: all that ask within [`VALID_FOR`] get the
+//! same page, which is compressed once.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ use super::lock;
 use super::prober::Prober;
 use super::snapshot::{Seen, Snapshot};
 
-/// How long a page is given to whoever asks.
-const GOOD_FOR: Duration = Duration::from_millis(250);
+/// How long a page is valid: clients that ask within this time get the same page.
+const VALID_FOR: Duration = Duration::from_millis(250);
 
-/// Makes the pages and keeps the last one.
+/// Generates the pages and keeps the last one.
 pub(super) struct Exporter {
     board: Arc<Mutex<Board>>,
     prober: Arc<Prober>,
@@ -36,11 +36,11 @@ pub(super) struct Exporter {
     last: Mutex<Last>,
 }
 
-/// The last page, and what was learnt from it.
+/// The last page and its length.
 #[derive(Default)]
 struct Last {
     page: Option<(Instant, Arc<Page>)>,
-    /// Its length: the next one will be much the same.
+    /// The length of the last page, as an estimate for the next one.
     length: usize,
 }
 
@@ -49,15 +49,15 @@ impl Exporter {
         Self { board, prober, process: ProcessMetrics::new(reloads), last: Mutex::default() }
     }
 
-    /// The page of now, or one that was made a moment ago. Takes tens of milliseconds with many peers: not for a thread that
-    /// others wait for. Who asks while a page is being made waits for that one.
+    /// The current page, or the last one if it is still valid. Takes tens of milliseconds with many peers, so it must not be
+    /// called by a thread that others wait for. A caller that asks while a page is being generated waits for that page.
     pub(super) fn page(&self) -> Arc<Page> {
         let mut last = lock(&self.last);
         let now = clock::monotonic();
-        if let Some((_, page)) = last.page.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) < GOOD_FOR) {
+        if let Some((_, page)) = last.page.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) < VALID_FOR) {
             return Arc::clone(page);
         }
-        // Before the next is made, so that there are never two of them without need.
+        // Dropped before the next one is generated, so that there are not two in memory.
         last.page = None;
         let snapshot = Snapshot::of(&lock(&self.board), now, clock::wall());
         let mut out = Exposition::with_capacity(last.length + last.length / 8);
@@ -68,27 +68,27 @@ impl Exporter {
         page
     }
 
-    /// Lets go of a page that nobody will be given any more.
+    /// Drops a page that is no longer valid.
     pub(super) fn tidy(&self) {
         let now = clock::monotonic();
-        // Where it is locked a new one is being made.
+        // If it is locked, a new page is being generated.
         if let Ok(mut last) = self.last.try_lock() {
-            last.page.take_if(|(at, _)| now.saturating_duration_since(*at) >= GOOD_FOR);
+            last.page.take_if(|(at, _)| now.saturating_duration_since(*at) >= VALID_FOR);
         }
     }
 }
 
-/// The process's own families.
+/// The families of the process.
 pub(super) struct ProcessMetrics {
     registry: Registry,
 }
 
 impl ProcessMetrics {
-    /// Registers `process_*`, `netring_build_info` and what there is to say of the configuration.
+    /// Registers `process_*`, `netring_build_info` and the metrics about the configuration.
     pub(super) fn new(reloads: Reloads) -> Self {
         let registry = Registry::new();
         let build = Gauge::with_opts(
-            Opts::new("netring_build_info", "Always 1; the label says which version of netring this is.")
+            Opts::new("netring_build_info", "Always 1. The label is the running version of netring.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
         )
         .expect("the name and the label are valid");
@@ -104,7 +104,7 @@ impl ProcessMetrics {
     }
 }
 
-/// Everything, in the order of the manual.
+/// Writes all families, in the order of the documentation.
 fn write(out: &mut Exposition, snapshot: &Snapshot, process: &ProcessMetrics, dropped_reports: u64) {
     let peers = Peers::of(snapshot);
     connectivity(out, snapshot, &peers);
@@ -117,11 +117,11 @@ fn write(out: &mut Exposition, snapshot: &Snapshot, process: &ProcessMetrics, dr
     out.append(&process.text());
 }
 
-/// The labels of targets, each made once.
+/// The labels of targets, each formatted once.
 struct Peers {
-    /// The seed's labels, for each peer.
+    /// The labels of each peer.
     peers: Vec<Labels>,
-    /// The endpoints there are; a handful.
+    /// The endpoints; there are only a few.
     endpoints: Vec<(Arc<str>, Labels)>,
     none: Labels,
 }
@@ -148,7 +148,7 @@ impl Peers {
         Self { peers: peers.collect(), endpoints, none: Labels::default() }
     }
 
-    /// The labels of a target: those of its peer, and for HTTP the endpoint.
+    /// The labels of a target: those of its peer, and the endpoint for HTTP.
     fn labels(&self, seen: &Seen) -> [&Labels; 2] {
         let endpoint = match &seen.check {
             Check::Tcp => None,
@@ -163,15 +163,14 @@ fn connectivity(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
         (
             CheckType::Tcp,
             "netring_connectivity_tcp",
-            "1 if the newest TCP probe of the target that says something about it connected, 0 if it failed. Probes that \
-             failed for a reason of this host (local) say nothing. Absent while there is no recent result.",
+            "1 if the newest TCP probe of the target connected, 0 if it failed. Probes that failed for a reason of this host \
+             (local) are not considered. Absent while there is no recent result.",
         ),
         (
             CheckType::Http,
             "netring_connectivity_http",
-            "1 if the newest HTTP probe of the endpoint that says something about it got an answer that counts as \
-             connected, 0 if not. Probes that failed for a reason of this host (local) say nothing. Absent while there is no \
-             recent result.",
+            "1 if the newest HTTP probe of the endpoint got an answer that counts as connected, 0 if not. Probes that failed \
+             for a reason of this host (local) are not considered. Absent while there is no recent result.",
         ),
     ];
     for (kind, name, help) in families {
@@ -276,7 +275,7 @@ fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
         "netring_rtt_seconds",
         Kind::Gauge,
         "Round-trip time of the newest TCP probe with a result in seconds, from SYN to SYN-ACK as the kernel measured it. \
-         Absent where that probe failed, a SYN was sent again, or the kernel has no valid measurement.",
+         Absent if that probe failed, a SYN was sent again, or the kernel has no valid measurement.",
     );
     for seen in snapshot.targets_of(CheckType::Tcp) {
         if let Some(rtt) = seen.timings.and_then(|timings| timings.rtt) {
@@ -302,10 +301,10 @@ fn round_trips(out: &mut Exposition, snapshot: &Snapshot, peers: &Peers) {
     }
 }
 
-/// The phases of an HTTP probe, as the label names them.
+/// The phases of an HTTP probe, as values of the label `phase`.
 const PHASES: [&str; 3] = ["connect", "first_byte", "transfer"];
 
-/// The times of [`PHASES`]. There is no look-up among them, because targets are addresses.
+/// The times of [`PHASES`]. Names are not resolved, because targets are addresses.
 fn phases(timings: &Timings) -> [Option<Duration>; PHASES.len()] {
     [Some(timings.connect), timings.first_byte, timings.transfer]
 }
@@ -320,9 +319,9 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_local_health",
         Kind::Gauge,
-        "1 if this member can trust its own probes, 0 if not: it was stopped, starved of processor time, out of file \
-         descriptors or cut off from its network. Failures caused by that are counted with the reason local and change no \
-         connectivity metric.",
+        "1 if this member can trust its own probes, 0 if not: it was stopped or suspended, starved of processor time, out of \
+         file descriptors, without a working link or gateway, or isolated. Failures caused by that are counted with the reason \
+         local and do not set any connectivity metric to 0.",
     );
     out.sample("netring_local_health", &[], one_if(snapshot.well));
     out.family(
@@ -342,8 +341,8 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_coverage_ratio",
         Kind::Gauge,
-        "Share of targets with a recent result, from 0 to 1. A peer whose address leads back counts as one without. Absent \
-         while there are no targets.",
+        "Share of targets with a recent result, from 0 to 1. A peer that is not probed because its address leads back to this \
+         member counts as one target without a result. Absent while there are no targets.",
     );
     if let Some(coverage) = snapshot.coverage {
         out.sample("netring_coverage_ratio", &[], coverage);
@@ -351,8 +350,8 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_peers_not_probed",
         Kind::Gauge,
-        "How many peers are not probed, by reason: leads_back, the address leads back to this member; no_route, this host cannot \
-         send anything to the address.",
+        "Number of peers that are not probed, by reason: leads_back, the address leads back to this member; no_route, this host \
+         has no route to the address, or no address of that family.",
     );
     for (reason, count) in &snapshot.not_probed {
         out.sample("netring_peers_not_probed", &[("reason", reason.label())], *count as f64);
@@ -366,7 +365,7 @@ fn own_health(out: &mut Exposition, snapshot: &Snapshot, dropped_reports: u64) {
     out.family(
         "netring_roster_age_seconds",
         Kind::Gauge,
-        "Time in seconds since the registry last confirmed the roster that this member uses. Absent until it has.",
+        "Time in seconds since the registry last confirmed the roster that this member uses. Absent before the first time.",
     );
     if let Some(age) = snapshot.roster_age {
         out.sample("netring_roster_age_seconds", &[], age.as_secs_f64());

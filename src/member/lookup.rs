@@ -1,14 +1,13 @@
-//! Where the registry is: the addresses of its name, kept fresh without holding anybody up.
+//! Resolves the name of the registry in the background.
 //!
-//! The system's resolver can take minutes when its servers do not answer, and cannot be broken off. So a name is looked up
-//! by a thread of its own, its keeper: every [`REFRESH`], and at once where somebody who went there says that nothing
-//! answered ([`Addresses::doubt`]). Whoever asks is given the last good answer and waits for nothing, also while the
-//! resolver hangs or fails: a name server that is away costs no member its lease. Only as long as there has been no good
-//! answer does one wait for it, and no longer than one wants to.
+//! The system's resolver can take minutes if its name servers do not answer, and a call of it cannot be cancelled. So a thread
+//! resolves the name, every [`REFRESH`], and at once if a connection has failed ([`Addresses::doubt`]). Callers get the last
+//! good answer without waiting, even while the resolver hangs or fails, so that a member does not lose its lease because a name
+//! server is down. Only before the first good answer do callers wait, up to a limit of their own.
 //!
-//! A name has one keeper, so a look-up that hangs is never started a second time. The keeper ends when nobody asks any more,
-//! which after a look-up that hangs is when the resolver gives up. An address needs no keeper and has none. The keeper is on the
-//! vitals, the waits for the resolver left out: no restart makes that faster.
+//! A name has one thread, so a call that hangs is never started a second time. The thread ends when the [`Addresses`] are
+//! dropped, or, if the resolver hangs, when it gives up. If the host is an address, there is no thread. The watchdog supervises
+//! the thread except while it waits for the resolver, because a restart would not make that faster.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -22,10 +21,10 @@ use super::lock;
 use crate::clock;
 use crate::host::vitals::Vitals;
 
-/// How long an answer is gone by before the name is looked up again.
+/// How long an answer is used before the name is resolved again.
 const REFRESH: Duration = Duration::from_secs(30);
 
-/// How long the keeper may take for anything but the resolver.
+/// How long the thread may take for anything but the resolver.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The addresses of one host and port.
@@ -38,10 +37,10 @@ pub(super) struct Addresses {
     shared: Arc<Shared>,
 }
 
-/// What the keeper shares with those who ask.
+/// What the thread shares with the callers.
 struct Shared {
     state: Mutex<State>,
-    /// A look-up has ended, or is wanted, or the keeper is to end.
+    /// A look-up has ended or is wanted, or the thread is to end.
     changed: Condvar,
 }
 
@@ -49,27 +48,27 @@ struct Shared {
 struct State {
     /// The last good answer; empty before the first.
     known: Vec<SocketAddr>,
-    /// There is a keeper.
-    kept: bool,
-    /// A look-up is to be made now.
+    /// There is a thread.
+    has_thread: bool,
+    /// The name is to be resolved now.
     wanted: bool,
-    /// A look-up is under way.
+    /// The resolver is running.
     under_way: bool,
-    /// Nobody asks any more.
+    /// The thread is to end.
     over: bool,
 }
 
-/// Why a name has given no address.
+/// Why there is no address for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoAddress {
-    /// The resolver says so.
+    /// The resolver found none.
     Unknown,
     /// The resolver has not answered yet.
     Pending,
 }
 
 impl Addresses {
-    /// Of `host`, a name or an address. Nothing is looked up before somebody asks.
+    /// The addresses of `host`, a name or an address. A name is resolved at the first call of [`Addresses::get`].
     pub(super) fn of(host: &str, port: u16, vitals: &Vitals) -> Self {
         let name = host.to_owned();
         Self::found_by(host, port, REFRESH, vitals, move || {
@@ -96,18 +95,18 @@ impl Addresses {
         }
     }
 
-    /// The host, as it was named.
+    /// The host as given.
     pub(super) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The addresses as last found; before the first good answer waits for one, at most `within`.
+    /// The last good answer. Before there is one, waits for it, at most `within`.
     pub(super) fn get(&self, within: Duration) -> Result<Vec<SocketAddr>, NoAddress> {
         let mut state = lock(&self.shared.state);
         if state.known.is_empty() {
             self.want(&mut state);
             let waiting = |state: &mut State| state.known.is_empty() && (state.wanted || state.under_way);
-            state = calm(self.shared.changed.wait_timeout_while(state, within, waiting));
+            state = ignore_poison(self.shared.changed.wait_timeout_while(state, within, waiting));
         }
         match &state.known[..] {
             [] if state.wanted || state.under_way => Err(NoAddress::Pending),
@@ -116,33 +115,33 @@ impl Addresses {
         }
     }
 
-    /// The addresses as last found; none before the first good answer.
+    /// The last good answer; empty before the first.
     pub(super) fn known(&self) -> Vec<SocketAddr> {
         lock(&self.shared.state).known.clone()
     }
 
-    /// Has the name looked up now, because nothing answered where it led.
+    /// Resolves the name again now, because a connection to its addresses failed.
     pub(super) fn doubt(&self) {
         let mut state = lock(&self.shared.state);
-        // Where there is no answer to be doubted the next one to ask has the name looked up.
+        // Without an answer, the next call of `get` resolves the name anyway.
         if !state.known.is_empty() {
             self.want(&mut state);
         }
     }
 
     fn want(&self, state: &mut State) {
-        // An answer that is still to come is as good as one that is asked for now.
+        // The answer of a running look-up is as good as a new one.
         if !self.is_name || state.under_way {
             return;
         }
-        if !state.kept {
+        if !state.has_thread {
             let (host, refresh, vitals) = (self.host.clone(), self.refresh, self.vitals.clone());
             let (look_up, shared) = (Arc::clone(&self.look_up), Arc::clone(&self.shared));
-            let keeper = Builder::new().name("netring-resolve".into());
-            // A host that is out of threads now may have one for who asks next.
-            state.kept = keeper.spawn(move || keep(&host, &*look_up, refresh, &vitals, &shared)).is_ok();
+            let thread = Builder::new().name("netring-resolve".into());
+            // If no thread can be created now, the next caller tries again.
+            state.has_thread = thread.spawn(move || keep_current(&host, &*look_up, refresh, &vitals, &shared)).is_ok();
         }
-        state.wanted = state.kept;
+        state.wanted = state.has_thread;
         self.shared.changed.notify_all();
     }
 }
@@ -160,9 +159,15 @@ impl fmt::Debug for Addresses {
     }
 }
 
-/// The keeper's life.
-fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, vitals: &Vitals, shared: &Shared) {
-    let pulse = vitals.add("look-up of the registry's name", LIMIT);
+/// The loop of the thread.
+fn keep_current(
+    host: &str,
+    look_up: &dyn Fn() -> Vec<SocketAddr>,
+    refresh: Duration,
+    vitals: &Vitals,
+    shared: &Shared,
+) {
+    let pulse = vitals.add("name resolver", LIMIT);
     let mut failing = false;
     let mut state = lock(&shared.state);
     while !state.over {
@@ -175,13 +180,13 @@ fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, vi
         state.under_way = false;
         let lost = found.is_empty() && !state.known.is_empty();
         if lost && !failing {
-            warn!(host, "the registry's name has no address now: going on with what it had");
+            warn!(host, "cannot resolve the name of the registry; using the last known addresses");
         } else if failing && !found.is_empty() {
-            info!(host, "the registry's name has an address again");
+            info!(host, "the name of the registry can be resolved again");
         }
         failing = lost;
         if !found.is_empty() {
-            debug!(host, addresses = ?found, "looked up the registry's name");
+            debug!(host, addresses = ?found, "resolved the name of the registry");
             state.known = found;
         }
         shared.changed.notify_all();
@@ -189,17 +194,17 @@ fn keep(host: &str, look_up: &dyn Fn() -> Vec<SocketAddr>, refresh: Duration, vi
         let due = clock::monotonic() + refresh;
         let mut left = refresh;
         while idle(&mut state) && !left.is_zero() {
-            state = calm(shared.changed.wait_timeout_while(state, left.min(pulse.idle()), idle));
+            state = ignore_poison(shared.changed.wait_timeout_while(state, left.min(pulse.idle()), idle));
             pulse.mark();
             left = due.saturating_duration_since(clock::monotonic());
         }
     }
-    // Nobody asks any more.
+    // The thread ends as intended.
     pulse.mark_away();
 }
 
-/// What a wait gave back, whether or not another holder of the lock panicked, as with [`lock`].
-fn calm<'a, T>(waited: LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)>) -> MutexGuard<'a, T> {
+/// The lock after a wait, even if another holder of it panicked, as in [`lock`].
+fn ignore_poison<'a, T>(waited: LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)>) -> MutexGuard<'a, T> {
     waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
@@ -213,7 +218,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A resolver that answers each look-up when it is told to, with what it is told, and says of each that it began.
+    /// A resolver that reports the start of each look-up and answers it with the next value sent to it.
     fn prompted(refresh: Duration) -> (Addresses, Receiver<()>, Sender<Vec<SocketAddr>>) {
         prompted_on(&Vitals::new(), refresh)
     }
@@ -236,7 +241,8 @@ mod tests {
     /// Waits until the addresses are these.
     fn becomes(addresses: &Addresses, wanted: &[SocketAddr]) {
         let state = lock(&addresses.shared.state);
-        let state = calm(addresses.shared.changed.wait_timeout_while(state, LONG, |state| state.known != wanted));
+        let state =
+            ignore_poison(addresses.shared.changed.wait_timeout_while(state, LONG, |state| state.known != wanted));
         assert_eq!(state.known, wanted);
     }
 
@@ -248,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_this_host_is_found_and_a_senseless_one_is_not() {
+    fn localhost_is_resolved_and_an_invalid_name_is_not() {
         let found = Addresses::of("localhost", 80, &Vitals::new()).get(LONG).unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80), "{found:?}");
         assert_eq!(Addresses::of("no such name", 80, &Vitals::new()).get(LONG), Err(NoAddress::Unknown));
     }
 
     #[test]
-    fn a_resolver_that_hangs_holds_nobody_up_and_is_started_once() {
+    fn a_resolver_that_hangs_delays_no_caller_and_is_started_once() {
         let (addresses, begins, answers) = prompted(HOUR);
         let moment = Duration::from_millis(1);
         assert_eq!(addresses.get(moment), Err(NoAddress::Pending));
@@ -286,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_moved_is_followed_on_schedule_though_nobody_asks() {
+    fn a_name_is_resolved_again_on_schedule_even_if_nobody_asks() {
         let (addresses, _begins, answers) = prompted(Duration::from_millis(20));
         answers.send(at(1)).unwrap();
         assert_eq!(addresses.get(LONG), Ok(at(1)));
@@ -295,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_is_looked_up_anew_by_each_who_asks() {
+    fn a_name_without_an_address_is_resolved_again_for_each_caller() {
         static ASKED: AtomicU32 = AtomicU32::new(0);
         let addresses = Addresses::found_by("registry.ring.test", 80, HOUR, &Vitals::new(), || {
             if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { Vec::new() } else { at(1) }
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keeper_is_missed_where_it_stands_still_but_not_for_its_resolver_and_not_when_it_has_ended() {
+    fn the_watchdog_sees_a_stalled_thread_but_not_one_that_waits_for_the_resolver_or_has_ended() {
         let vitals = Vitals::new();
         let (addresses, begins, answers) = prompted_on(&vitals, HOUR);
         assert_eq!(addresses.get(Duration::from_millis(1)), Err(NoAddress::Pending));
@@ -320,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn the_keeper_ends_when_nobody_asks_any_more() {
+    fn the_thread_ends_when_the_addresses_are_dropped() {
         let (addresses, begins, answers) = prompted(HOUR);
         answers.send(at(1)).unwrap();
         assert_eq!(addresses.get(LONG), Ok(at(1)));
         assert_eq!(begins.recv_timeout(LONG), Ok(()));
         drop(addresses);
-        // The resolver goes with its keeper, and with it the other end of this channel.
+        // The thread drops the resolver, and with it the other end of this channel.
         assert_eq!(begins.recv_timeout(LONG), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
     }
 }

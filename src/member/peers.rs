@@ -1,13 +1,13 @@
-//! Who the peers are: from one roster to the next, who joined, left or moved.
+//! The list of peers: who joined, left or moved from one roster to the next.
 //!
-//! A plain value: it is handed each roster and `now`, and says what changed. It promises:
-//! * This member is never its own peer, and no identity is in the set twice.
+//! A plain value: it gets each roster and `now`, and returns what changed. It guarantees:
+//! * This member is never its own peer, and no identity is listed twice.
 //! * A peer that is missing from a roster leaves at once, with one exception.
-//! * The exception: a registry that does not know this member any more may have lost its memory (emptied store, restart
-//!   without state), and then serves a roster that fills up only as members notice and register again. For some time after
-//!   [`Peers::registry_forgot`] the peers that are missing are *held*: they are probed on, and what fails there is unknown and
-//!   not down, because they may also have left. Peers that are still missing at the end of that time leave; and where this
-//!   happens over and over, none is held for longer than [`HOLDS_MAX`] times that time.
+//! * The exception: a registry that does not know this member any more may have lost its data (an emptied store, a restart
+//!   without state). Its roster is then incomplete until all members have registered again. For some time after
+//!   [`Peers::registry_forgot`], missing peers are *held*: they are still probed, but a failure makes them unknown and not
+//!   down, because they may have left. Peers that are still missing at the end of that time leave. If the registry loses its
+//!   data repeatedly, a peer is held for at most [`HOLDS_MAX`] times that time.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,38 +17,38 @@ use std::time::{Duration, Instant};
 
 use crate::wire::{InstanceId, Location, Member};
 
-/// How many holds a peer may be missing for, however often the registry loses its memory meanwhile.
+/// How long a peer may be held, in lengths of a hold, however often the registry loses its data.
 pub const HOLDS_MAX: u32 = 4;
 
 /// Another member, as this one sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Peer {
-    /// The site it stands for.
+    /// The name of its site.
     pub location: Location,
-    /// Who it is.
+    /// Its identity.
     pub instance_id: InstanceId,
-    /// Where it is reached.
+    /// Its address.
     pub ip: IpAddr,
     /// The port that is probed.
     pub port: NonZeroU16,
 }
 
 impl Peer {
-    /// Where to connect.
+    /// The address and port to connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port.get())
     }
 }
 
-/// What a roster changed.
+/// The difference between two rosters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Peers that are new.
+    /// New peers.
     pub joined: Vec<Arc<Peer>>,
-    /// Peers that are gone.
+    /// Peers that left.
     pub left: Vec<Arc<Peer>>,
-    /// Peers of the same identity at another location or address, as they are now.
+    /// Peers with another location or address than before, in their new form.
     pub moved: Vec<Arc<Peer>>,
 }
 
@@ -63,11 +63,11 @@ impl Change {
 /// One of the peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Who it is and where.
+    /// The peer.
     pub peer: &'a Arc<Peer>,
-    /// When the registry last heard of it, in seconds since the epoch; 0 where it did not say.
+    /// When the registry last received a heartbeat from it, in seconds since the epoch; 0 if the registry did not say.
     pub last_seen: u64,
-    /// The roster lacks it, and may do so because the registry lost its memory: it may be alive, or gone.
+    /// It is missing from the roster, but the registry may have lost its data: the peer may be alive or have left.
     pub held: bool,
 }
 
@@ -76,7 +76,7 @@ pub struct Entry<'a> {
 struct Known {
     peer: Arc<Peer>,
     last_seen: u64,
-    /// Since when it has been missing from the roster, where it is held.
+    /// Since when it has been missing from the roster, if it is held.
     missing: Option<Instant>,
 }
 
@@ -90,14 +90,14 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No peers yet. `hold` is how long the peers outlast a registry's lost memory: long enough for every living member
-    /// to notice (its poll and heartbeat intervals) and to register again.
+    /// No peers yet. `hold` is for how long missing peers are held after the registry has lost its data: long enough for every
+    /// living member to notice it (its poll and heartbeat intervals) and to register again.
     #[must_use]
     pub fn new(me: InstanceId, hold: Duration) -> Self {
         Self { me, known: BTreeMap::new(), hold, hold_until: None }
     }
 
-    /// Takes in a roster.
+    /// Replaces the roster.
     pub fn apply(&mut self, roster: Vec<Member>, now: Instant) -> Change {
         let mut change = Change::default();
         let mut before = std::mem::take(&mut self.known);
@@ -137,7 +137,7 @@ impl Peers {
         change
     }
 
-    /// Lets go of the peers whose hold is over: to be called also while the roster does not change.
+    /// Removes the peers whose hold has ended. To be called regularly, even if the roster does not change.
     pub fn settle(&mut self, now: Instant) -> Change {
         let mut change = Change::default();
         let over: Vec<InstanceId> = self
@@ -150,13 +150,13 @@ impl Peers {
         change
     }
 
-    /// Whether a peer that has been missing since then is held.
+    /// Whether a peer that has been missing since `missing` is held.
     fn holds(&self, missing: Instant, now: Instant) -> bool {
         self.hold_until.is_some_and(|until| now < until) && now < missing + self.hold * HOLDS_MAX
     }
 
-    /// The registry seems to have lost its memory: who is missing is held for the length of a hold from now. Returns whether
-    /// that is news: there is somebody to hold, and no hold was running.
+    /// The registry seems to have lost its data: missing peers are held for the length of a hold from now. Returns whether a
+    /// hold begins: there are peers, and no hold was in effect.
     pub fn registry_forgot(&mut self, now: Instant) -> bool {
         if self.known.is_empty() {
             return false;
@@ -166,7 +166,7 @@ impl Peers {
         !running
     }
 
-    /// Changes the length of holds to come.
+    /// Changes the length of future holds.
     pub fn set_hold(&mut self, hold: Duration) {
         self.hold = hold;
     }

@@ -1,12 +1,11 @@
-//! Drives the schedule: the thread that probes and does nothing else.
+//! The thread that makes all probes, at the times that the schedule gives.
 //!
-//! A [`Prober`] is an OS thread of its own with a runtime of its own, so that nothing a member serves, encodes or asks
-//! of the registry can make a probe late or a time look long. It is told what to probe and by which settings, and says
-//! what it found over a bounded channel, in batches; where nobody takes the reports in time they are dropped and counted,
-//! since a prober that waited would measure its listener.
+//! A [`Prober`] is a thread with a runtime of its own, so that no other work of the member can delay a probe or make its times
+//! longer. It gets targets and settings, and sends its reports over a bounded channel, in batches. If the reader is too slow,
+//! reports are dropped and counted: if the thread waited, it would measure its reader.
 //!
-//! Of what it is told only the latest counts, at once: probes in flight to targets that are gone are broken off and not
-//! reported. A report that was in the channel by then still comes; that ids are never used again makes it easy to know.
+//! New targets and settings replace the old ones at once. Probes in flight to removed targets are aborted and not reported. A
+//! report that is already in the channel still arrives; because ids are never reused, the reader can recognise and ignore it.
 
 use std::io;
 use std::mem;
@@ -28,53 +27,53 @@ use crate::wire::InstanceId;
 
 use super::judge::Facts;
 
-/// The longest the thread sleeps, so that it shows at least twice a second that it is alive.
+/// The longest time for which the thread sleeps, so that it marks its pulse at least twice a second.
 const IDLE_MAX: Duration = Duration::from_millis(500);
 
-/// The longest it sleeps while probes are in flight, so that it knows to that grain how much of their time it stood still.
+/// The longest time for which it sleeps while probes are in flight: the resolution at which it notices stalls.
 const WATCHFUL_MAX: Duration = Duration::from_millis(100);
 
-/// How much later than asked for the thread may wake without having stood still: the timer's grain, and the wait for a turn on
-/// a busy processor.
+/// How much later than planned the thread may wake without a stall: the resolution of the timer, and the wait for a busy
+/// processor.
 const GRAIN: Duration = Duration::from_millis(50);
 
 /// How late word may come that a target has turned, for its follow-ups to be counted from the end of the probe.
 const LATE: Duration = Duration::from_millis(500);
 
-/// How long reports are gathered where they come one after the other: to wake their taker for each costs as much as a third of
-/// a probe. The first after a pause goes out at once.
+/// For how long reports are collected if they follow each other: waking the reader for each one costs as much as a third of a
+/// probe. The first report after a pause is sent at once.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How many reports are gathered at most.
+/// The largest batch of reports.
 const BATCH_MAX: usize = 256;
 
-/// How many turned targets may wait for the thread to hear of them. One that finds no room is not looked at again before its
-/// next regular turn, and that is all.
+/// How many turned targets may wait in the channel to the thread. One that does not fit gets no follow-ups; its next probe is
+/// the regular one.
 const TURNED_MAX: usize = 4_096;
 
-/// One thing to probe.
+/// One target to probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probing {
-    /// Its name in reports.
+    /// Its id in reports.
     pub id: TargetId,
-    /// The peer it belongs to, which with the check gives it its phase in the interval.
+    /// The peer it belongs to. Its phase in the interval is computed from the peer and the check.
     pub peer: InstanceId,
-    /// What to aim at.
+    /// The address and the check.
     pub target: Target,
 }
 
 /// How to probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// From one regular turn of a target to the next.
+    /// The time from one regular turn of a target to the next.
     pub interval: Duration,
-    /// What each probe is held to.
+    /// The limits of each probe.
     pub limits: Limits,
-    /// How many probes may be in flight at once. Each holds one descriptor.
+    /// How many probes may be in flight at once. Each uses one descriptor.
     pub max_in_flight: usize,
 }
 
-/// What the prober has to say.
+/// A report of the prober.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
@@ -83,15 +82,15 @@ pub struct Settings {
 pub enum Report {
     /// A probe was made.
     Probed {
-        /// Of which target.
+        /// The target.
         id: TargetId,
-        /// What it found.
+        /// The result.
         outcome: Outcome,
-        /// What was the case meanwhile.
+        /// What was the case on this host during the probe.
         facts: Facts,
         /// When it began.
         began: Instant,
-        /// How much later than due that was.
+        /// How much later than due it began.
         lag: Duration,
         /// When it ended.
         ended: Instant,
@@ -100,17 +99,17 @@ pub enum Report {
     Skipped {
         /// Why.
         reason: SkipReason,
-        /// How many in a row.
+        /// How many turns in a row.
         count: u64,
     },
-    /// The thread woke later than it had asked for: the process was stopped, or starved of processor time.
+    /// The thread woke later than planned: the process was stopped, or starved of processor time.
     Stalled {
         /// How much later.
         lost: Duration,
         /// When it woke.
         until: Instant,
     },
-    /// The host was suspended, which the monotonic clock does not count.
+    /// The host was suspended. The monotonic clock does not include that time.
     Suspended {
         /// For how long.
         lost: Duration,
@@ -123,7 +122,7 @@ pub enum Report {
 #[derive(Debug)]
 pub struct Prober {
     self_id: InstanceId,
-    /// Taken out to stop the thread.
+    /// Dropped to stop the thread.
     orders: Option<watch::Sender<Orders>>,
     turned: mpsc::Sender<Turned>,
     thread: Option<JoinHandle<()>>,
@@ -134,18 +133,18 @@ pub struct Prober {
 #[derive(Clone, Copy, Debug)]
 struct Turned {
     id: TargetId,
-    /// When the probe ended that found it.
+    /// When the probe ended that noticed it.
     ended: Instant,
 }
 
-/// What the thread is told.
+/// What the thread is to do.
 #[derive(Clone, Debug)]
 struct Orders {
     plan: Arc<Plan>,
     settings: Arc<Settings>,
 }
 
-/// What to probe, made ready by the teller so that the thread loses no time on it.
+/// What to probe, prepared by the caller so that the thread spends no time on it.
 type Plan = ByTarget<Planned>;
 
 #[derive(Debug, PartialEq)]
@@ -155,14 +154,13 @@ struct Planned {
 }
 
 impl Prober {
-    /// Starts the thread, with nothing to probe yet. `self_id` is who probes. Reports come in batches; where the channel is
-    /// full, `reports_max` of them wait here. `mark` is called at least once a second while the thread is well, from the
-    /// loop that hands out the turns. `network` is asked
-    /// about failures.
+    /// Starts the thread, with nothing to probe yet. `self_id` is this member. Reports are sent in batches; if the channel is
+    /// full, up to `reports_max` of them wait here. The loop that starts the probes calls `mark` at least once a second.
+    /// `network` is asked about failures.
     ///
     /// # Errors
     ///
-    /// The system gives no thread or no epoll descriptor.
+    /// The system cannot create a thread or an epoll descriptor.
     pub fn start(
         self_id: &InstanceId,
         settings: Settings,
@@ -182,8 +180,8 @@ impl Prober {
         Ok(Self { self_id: self_id.clone(), orders: Some(orders), turned, thread: Some(thread), dropped_reports })
     }
 
-    /// Says what to probe from now on, all of it. Targets that stay keep their rhythm and their probe in flight; those
-    /// that changed or are gone have it broken off. Of two with the same id the last counts.
+    /// Sets all targets. Targets that stay keep their phase and their probe in flight; the probes of changed or removed targets
+    /// are aborted. Of two targets with the same id the last one counts.
     pub fn set_targets(&self, targets: Vec<Probing>) {
         let plan = targets
             .into_iter()
@@ -194,14 +192,14 @@ impl Prober {
         self.tell(|orders| orders.plan = Arc::new(plan));
     }
 
-    /// Says how to probe from now on. Probes in flight end by the limits they started with.
+    /// Changes the settings. Probes in flight keep the limits they started with.
     pub fn set_settings(&self, settings: Settings) {
         self.tell(|orders| orders.settings = Arc::new(settings));
     }
 
-    /// Says that a target was found to have gone up or down by a probe that ended then: it is to be probed again soon.
+    /// A probe that ended at `ended` found that the target changed between up and down: it is to be probed again soon.
     pub fn turned(&self, id: TargetId, ended: Instant) {
-        // Without room the target waits for its next regular turn.
+        // If the channel is full, the target is probed at its next regular turn.
         let _ = self.turned.try_send(Turned { id, ended });
     }
 
@@ -215,7 +213,7 @@ impl Prober {
         self.dropped_reports.load(Ordering::Relaxed)
     }
 
-    /// Breaks off all probes and ends the thread. Returns when it has ended, which is at once.
+    /// Aborts all probes and ends the thread. Returns when it has ended, without a delay.
     pub fn stop(self) {
         drop(self);
     }
@@ -225,19 +223,19 @@ impl Drop for Prober {
     fn drop(&mut self) {
         drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so on stderr; it has ended all the same.
+            // A panic of the thread was already reported on stderr.
             let _ = thread.join();
         }
     }
 }
 
-/// What one probe's task comes back with.
+/// The result of the task of one probe.
 struct Probed {
     turn: Turn,
     lag: Duration,
     outcome: Outcome,
     ended: Instant,
-    /// Why the network of this host explains the failure, where it does.
+    /// The fault of this host's network that explains the failure, if there is one.
     network: Option<Fault>,
 }
 
@@ -245,7 +243,7 @@ struct Probed {
 struct InFlight {
     turn: Turn,
     task: AbortHandle,
-    /// What [`Loop::lost`] was at its start.
+    /// The value of [`Loop::lost`] at its start.
     lost_before: Duration,
     /// Its time limit.
     limit: Duration,
@@ -260,22 +258,22 @@ struct Loop {
     schedule: Schedule,
     probes: JoinSet<Probed>,
     in_flight: ByTarget<InFlight>,
-    /// When the thread wants to wake next; while it is awake, when it last looked at the clock.
+    /// When the thread is to wake next; while it is awake, when it last read the clock.
     wake: Instant,
-    /// For how long it has stood still since it began, in all, suspends included.
+    /// The total time for which it has been stalled, including suspends.
     lost: Duration,
-    /// What [`clock::suspended`] was at the last look.
+    /// The last value of [`clock::suspended`].
     suspended: Duration,
     network: Network,
     outbox: Outbox,
 }
 
-/// The reports on their way out.
+/// The reports that are not sent yet.
 struct Outbox {
     reports: mpsc::Sender<Vec<Report>>,
     waiting: Vec<Report>,
     waiting_max: usize,
-    /// When a batch was last sent, or could not be.
+    /// When a batch was last sent, or was to be sent while the channel was full.
     tried: Option<Instant>,
     dropped: Arc<AtomicU64>,
 }
@@ -293,12 +291,12 @@ impl Outbox {
         }
     }
 
-    /// When to call [`Outbox::send`] next, if nothing happens before.
+    /// When to call [`Outbox::send`] next, if nothing happens earlier.
     fn due(&self) -> Option<Instant> {
         self.tried.filter(|_| !self.waiting.is_empty()).map(|tried| tried + GATHER)
     }
 
-    /// Sends what waits, if that is due or a whole batch.
+    /// Sends the waiting reports if they are due or fill a batch.
     fn send(&mut self, now: Instant) {
         let gathering = self.waiting.len() < BATCH_MAX && self.due().is_some_and(|due| now < due);
         if gathering || self.waiting.is_empty() {
@@ -363,7 +361,7 @@ impl Loop {
                         }
                     }
                     Some(ended) = self.probes.join_next() => {
-                        // First, because what ended meanwhile is judged by it.
+                        // First, because the probes that have ended are judged with it.
                         self.look_at_the_clock();
                         self.settle(ended);
                         while let Some(ended) = self.probes.try_join_next() {
@@ -378,18 +376,18 @@ impl Loop {
         });
     }
 
-    /// Decides when to look at the schedule next, whatever happens.
+    /// Computes when to wake at the latest.
     fn set_wake(&mut self) {
-        // Once more, because the thread can be stopped while it is awake, too.
+        // Again, because the thread can also be stopped while it is awake.
         self.look_at_the_clock();
         let now = self.wake;
         let idle = now + if self.in_flight.is_empty() { IDLE_MAX } else { WATCHFUL_MAX };
         let next = [self.schedule.next_due(), self.outbox.due()].into_iter().flatten().fold(idle, Instant::min);
-        // Not before now: what is overdue, as reports are whose last batch is long ago, is no standstill.
+        // Not before now: something that is overdue, such as reports after a long pause, is not a stall.
         self.wake = next.max(now);
     }
 
-    /// Notes for how long the thread stood still, if it did.
+    /// Records for how long the thread was stalled, if it was.
     fn look_at_the_clock(&mut self) {
         self.note_time(clock::monotonic(), clock::suspended());
     }
@@ -418,7 +416,7 @@ impl Loop {
     }
 
     fn start_what_is_due(&mut self) {
-        // The clock is read for every turn, so that each is judged by how late it is itself.
+        // The clock is read for every turn, so that each turn has its own delay.
         while let Some(event) = self.schedule.due(clock::monotonic()) {
             match event {
                 Event::Start(turn) => self.start(turn),
@@ -447,7 +445,7 @@ impl Loop {
         self.in_flight.insert(turn.id, InFlight { turn, task, lost_before: self.lost, limit });
     }
 
-    /// Takes in the end of one task: of a probe that was made, or of one that was broken off.
+    /// Processes the end of a task: of a probe that was made, or of one that was aborted.
     fn settle(&mut self, ended: Result<Probed, JoinError>) {
         let Some(Probed { turn, lag, outcome, ended, network }) = ended.map_or_else(|error| self.broken(&error), Some)
         else {
@@ -456,7 +454,7 @@ impl Loop {
         let Some(&InFlight { lost_before, limit, .. }) =
             self.in_flight.get(&turn.id).filter(|probe| probe.turn == turn)
         else {
-            // Its target is gone, or another by now.
+            // Its target was removed or changed.
             return;
         };
         let timed_out = matches!(&outcome.result, Err(Failure { reason: Reason::Timeout, .. }));
@@ -469,13 +467,13 @@ impl Loop {
         self.outbox.put(Report::Probed { id: turn.id, outcome, facts, began, lag, ended });
     }
 
-    /// What to make of a task without a result. One that was broken off needs nothing more. One that panicked met a
-    /// fault in this program, and its target must not wait for it for ever.
+    /// The result for a task without one. An aborted task has none. A panic is a bug in this program; its target must not stay
+    /// in flight forever.
     fn broken(&self, error: &JoinError) -> Option<Probed> {
         let turn = self.in_flight.values().find(|probe| probe.task.id() == error.id())?.turn;
         let failure = Failure {
             reason: Reason::Local(LocalCause::Internal),
-            detail: "the probe broke down; this is a fault in netring".into(),
+            detail: "the probe panicked; this is a bug in netring".into(),
         };
         let (outcome, ended) = (Outcome::failed(failure), clock::monotonic());
         Some(Probed { turn, lag: Duration::ZERO, outcome, ended, network: None })

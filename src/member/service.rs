@@ -91,7 +91,7 @@ impl Service {
             registry,
             kept_back: VecDeque::new(),
             unwell: false,
-            pulse: vitals.add("taker of reports", TURN_MAX),
+            pulse: vitals.add("report intake", TURN_MAX),
         };
         let thread = std::thread::Builder::new().name("netring-serve".into()).spawn(move || {
             runtime.block_on(async move {

@@ -1,11 +1,11 @@
-//! When a member talks to its registry: register, renew the lease, ask for the roster, back off.
+//! When a member sends which request to the registry: register, renew the lease, request the roster, retry.
 //!
-//! The session is a plain value with two lanes that do not wait for each other: the *lease* lane registers and sends
-//! heartbeats, the *roster* lane asks for the roster. [`Session::lease`] and [`Session::roster`] say what is due now or until
-//! when to wait; the driver makes the request and hands the reply back with the ticket that came with it. A reply whose ticket
-//! is not the current one (the registry was changed meanwhile) is ignored. `now` and the jitter are passed in.
+//! The session is a plain value with two lanes that are independent of each other: the *lease* lane registers and sends
+//! heartbeats, the *roster* lane requests the roster. [`Session::lease`] and [`Session::roster`] return what is due now or
+//! until when to wait. The driver makes the request and passes the reply back with its ticket. A reply whose ticket is no
+//! longer valid, because the registry was changed in the meantime, is ignored. `now` and the jitter are arguments.
 //!
-//! It promises:
+//! It guarantees:
 //! * The lease is renewed each `heartbeat` interval for as long as the registry answers.
 //! * A registry that does not know this member (404 on a heartbeat, or a roster without it) is registered with at once.
 //! * A lane whose requests fail is tried again after 1 s, 2 s, 4 s, ... up to [`RETRY_MAX`] or the poll interval, whichever is
@@ -29,7 +29,7 @@ pub const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How soon after a registration a roster may still not show it: another registry replica may lag by about a second.
 pub(super) const REPLICA_LAG: Duration = Duration::from_secs(3);
 
-/// The longest a registry is asked to keep a request for the roster.
+/// The longest time for which the registry is asked to delay its answer.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The time from one roster to the next request: a ring that changes all the time is followed in steps.
@@ -47,16 +47,16 @@ const NO_NEWS_MAX: u32 = 12;
 /// How many requests in a row may be answered early, or cut off, before the registry counts as one that keeps none.
 const NOT_KEPT_MAX: u32 = 2;
 
-/// How long a registry that keeps no requests is asked plainly before it is asked to keep one again.
+/// For how long a registry without long polls is not asked to wait.
 const PLAIN_FOR: Duration = Duration::from_secs(3_600);
 
-/// The same where the registry keeps requests and had no room for this one.
+/// The same if the registry supports long polls, but too many requests were waiting.
 const NO_ROOM_FOR: Duration = Duration::from_secs(300);
 
-/// How often a member does what.
+/// The intervals of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// How often it asks for the roster where the registry keeps no requests; otherwise how long one is kept.
+    /// How often it requests the roster; with long polls, how long the registry may delay the answer.
     pub poll: Duration,
     /// How often it renews its lease.
     pub heartbeat: Duration,
@@ -71,56 +71,56 @@ pub enum LeaseRequest {
     Heartbeat,
 }
 
-/// Names one request, so that its reply is known from that of an earlier one.
+/// Identifies a request, so that its reply is not mistaken for that of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// What to do next on a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<R> {
-    /// Make this request now, and hand its reply back with the ticket.
+    /// Make this request now, and pass its reply back with the ticket.
     Do(Ticket, R),
-    /// Nothing until then.
+    /// Nothing is due until then.
     WaitUntil(Instant),
-    /// Wait for the reply to the request under way.
+    /// Wait for the reply to the request in progress.
     UnderWay,
 }
 
-/// What came of a request of the lease lane.
+/// The reply to a request of the lease lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseReply {
-    /// The registration was accepted; `known` is false where the registry says that it did not know this member.
+    /// The registration was accepted. `known` is false if the registry says that it did not know this member.
     Registered {
-        /// As the registry said; an older one does not say and counts as true.
+        /// As the registry says; true for an older registry, which does not say it.
         known: bool,
     },
     /// The lease was renewed.
     Renewed,
-    /// The registry does not know this member (404 on a heartbeat).
+    /// The registry does not know this member (404 for a heartbeat).
     Unknown,
-    /// The registry did not do what it was asked for, or did not answer.
+    /// The registry answered with an error, or did not answer.
     Failed,
 }
 
-/// What came of a request for the roster.
+/// The reply to a request for the roster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RosterReply {
-    /// The roster in full.
+    /// The complete roster.
     Full {
         /// Whether this member is on it.
         listed: bool,
-        /// Whether it can be confirmed by "unchanged", so that the registry can be asked to wait for another one.
+        /// Whether it has an entity tag that the next request can refer to, so that the registry can wait for a change.
         tagged: bool,
     },
-    /// The roster is the one that is known.
+    /// The roster has not changed.
     Unchanged,
-    /// The registry keeps requests, and had no room for this one.
+    /// The registry supports long polls, but too many requests are waiting there already.
     NoRoom,
-    /// The registry gave no roster, or did not answer.
+    /// The registry answered without a roster, or did not answer.
     Failed,
 }
 
-/// Requests of one sort: when the next is due, how often in a row they failed, and the one under way.
+/// The requests of one lane: when the next is due, how many in a row have failed, and the one in progress.
 #[derive(Clone, Copy, Debug)]
 struct Lane {
     due: Instant,
@@ -132,7 +132,7 @@ struct Lane {
 struct UnderWay {
     ticket: Ticket,
     began: Instant,
-    /// How long the registry was asked to keep it.
+    /// For how long the registry was asked to delay its answer.
     wait: Duration,
 }
 
@@ -160,9 +160,10 @@ pub struct Session {
     /// The next request of the lease lane is a heartbeat.
     registered: bool,
     registered_at: Option<Instant>,
-    /// Until when the registry is not asked to keep requests.
+    /// Until when the registry is not asked to wait.
     plain_until: Option<Instant>,
-    /// How many requests in a row it did not keep, though asked to. One that stops answers what it keeps early, once.
+    /// How many requests in a row were answered early, although the registry was asked to wait. A registry that stops answers
+    /// all waiting requests early, once.
     not_kept: u32,
     /// The last request was kept and then cut off: the next one is plain.
     cut_off: bool,
@@ -202,8 +203,8 @@ impl Session {
         }
     }
 
-    /// What is due on the roster lane: a request that the registry may keep for this long. `may_wait` says whether there is a
-    /// roster that can be confirmed.
+    /// What is due on the roster lane: a request whose answer the registry may delay for this time. `may_wait` is whether there
+    /// is a roster with an entity tag.
     pub fn roster(&mut self, may_wait: bool, now: Instant) -> Action<Duration> {
         match (self.roster.under_way, self.roster.due) {
             (Some(_), _) => Action::UnderWay,
@@ -226,8 +227,8 @@ impl Session {
         ticket
     }
 
-    /// Takes in the reply to a request of the lease lane. `jitter` is a random number from 0 to 1. Returns whether the reply
-    /// counts, and if so whether the registry did not know this member, so that its roster may lack others that live.
+    /// Processes the reply to a request of the lease lane. `jitter` is a random number from 0 to 1. Returns `None` if the reply
+    /// is ignored, and otherwise whether the registry did not know this member, so that its roster may lack living members.
     pub fn on_lease(&mut self, ticket: Ticket, reply: LeaseReply, now: Instant, jitter: f64) -> Option<bool> {
         self.lease.take(ticket)?;
         if reply == LeaseReply::Failed {
@@ -235,16 +236,16 @@ impl Session {
             return Some(false);
         }
         if self.lease.failures > 0 && self.roster.failures > 0 {
-            // Both were lost and one is back: so may the other be.
+            // Both lanes had failed and one works again: the other may work, too.
             self.roster.due = self.roster.due.min(now);
         }
         self.lease.failures = 0;
         Some(match reply {
-            // A heartbeat turns into a registration where the member's address has changed.
+            // A heartbeat becomes a registration if the member's address has changed.
             LeaseReply::Registered { known } => {
                 (self.registered, self.registered_at) = (true, Some(now));
                 self.lease.due = now + self.pace.heartbeat;
-                // The registry has just changed its roster, or does not have one: look now.
+                // The roster has just changed, or there was none: request it now.
                 self.roster.due = self.roster.due.min(now);
                 !known
             }
@@ -253,7 +254,7 @@ impl Session {
                 true
             }
             LeaseReply::Renewed => {
-                // From the due time, so that the rhythm does not drift; from now where turns were missed.
+                // From the due time, so that the rhythm does not drift; from now if turns were missed.
                 let next = self.lease.due + self.pace.heartbeat;
                 self.lease.due = if next > now { next } else { now + self.pace.heartbeat };
                 false
@@ -262,7 +263,7 @@ impl Session {
         })
     }
 
-    /// Takes in the reply to a request for the roster, as [`Session::on_lease`] does for the lease.
+    /// Processes the reply to a request for the roster, in the same way as [`Session::on_lease`].
     pub fn on_roster(&mut self, ticket: Ticket, reply: RosterReply, now: Instant, jitter: f64) -> Option<bool> {
         let UnderWay { began, wait, .. } = self.roster.take(ticket)?;
         let took = now.saturating_duration_since(began);
@@ -297,7 +298,7 @@ impl Session {
         }
         self.cut_off = false;
         if self.roster.failures > 0 && self.lease.failures > 0 {
-            // Both were lost and one is back: so may the other be.
+            // Both lanes had failed and one works again: the other may work, too.
             self.lease.due = self.lease.due.min(now);
         }
         self.roster.failures = 0;
@@ -345,18 +346,18 @@ impl Session {
         self.lease = Lane::new(now);
     }
 
-    /// Begins anew with another registry: what the last one said or did not say counts no more.
+    /// Starts again with another registry: the answers of the last one are forgotten.
     pub fn start_over(&mut self, now: Instant) {
         let tickets = self.tickets;
         *self = Self { tickets, ..Self::new(self.pace, now) };
     }
 
-    /// Asks for the roster now, unless a request is under way: one that is kept is answered as soon as there is news.
+    /// Requests the roster now, unless a request is in progress: a waiting one is answered as soon as the roster changes.
     pub fn ask_now(&mut self, now: Instant) {
         self.roster.due = self.roster.due.min(now);
     }
 
-    /// Renews the lease now, unless a request is under way.
+    /// Renews the lease now, unless a request is in progress.
     pub fn renew_now(&mut self, now: Instant) {
         self.lease.due = self.lease.due.min(now);
     }
@@ -369,21 +370,21 @@ impl Session {
         }
     }
 
-    /// Takes another pace from now on.
+    /// Changes the intervals.
     pub fn set_pace(&mut self, pace: Pace, now: Instant) {
         self.pace = pace;
         self.lease.due = self.lease.due.min(now + pace.heartbeat);
         self.roster.due = self.roster.due.min(now + pace.poll);
     }
 
-    /// Whether the last request of each lane was answered as it should be.
+    /// Whether the last request of each lane succeeded.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.lease.failures + self.roster.failures == 0
     }
 }
 
-/// The wait after the `n`th failure in a row: doubling, bounded, the second half of it random.
+/// The wait after the `n`th failure in a row: doubled each time, limited, and half of it random.
 fn back_off(n: u32, poll_interval: Duration, jitter: f64) -> Duration {
     let longest = poll_interval.clamp(RETRY_MIN, RETRY_MAX);
     let wait = RETRY_MIN.saturating_mul(1 << n.saturating_sub(1).min(16)).min(longest);

@@ -1,7 +1,7 @@
-//! What a scrape shows: the board at one moment, as a value of its own.
+//! A copy of the board at one moment, from which a scrape is answered.
 //!
-//! Taking a snapshot copies figures and shares the rest, so the board is locked for a few milliseconds even with ten thousand
-//! peers; the text, which takes several times as long, is made from the snapshot with nobody waiting.
+//! A snapshot copies figures and shares the rest, so the board is locked for only a few milliseconds, even with 10,000 peers.
+//! The text, which takes several times as long, is generated from the snapshot without a lock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,25 +28,25 @@ pub(super) struct Snapshot {
     pub(super) lag: Histogram,
     pub(super) overhead: Histogram,
     pub(super) skipped: Vec<(SkipReason, u64)>,
-    /// How many peers are not probed, or cannot be.
+    /// How many peers are not probed, by reason.
     pub(super) not_probed: Vec<(NotProbed, usize)>,
     pub(super) coverage: Option<f64>,
     pub(super) well: bool,
-    /// For how long the probe thread has stood still, suspends of the host included.
+    /// For how long the probe thread was stalled, including suspends of the host.
     pub(super) lost: Duration,
     pub(super) registry_up: bool,
     pub(super) roster_age: Option<Duration>,
 }
 
-/// A target and what is known of it.
+/// A target and its state.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// Its peer's place in [`Snapshot::peers`].
+    /// The index of its peer in [`Snapshot::peers`].
     pub(super) peer: usize,
     pub(super) check: Check,
-    /// Whether it is up, where that is known.
+    /// Whether it is up; `None` if that is unknown.
     pub(super) up: Option<bool>,
-    /// The times of its last probe, where that was a success.
+    /// The times of its last probe if it succeeded.
     pub(super) timings: Option<Timings>,
 }
 
@@ -81,7 +81,7 @@ impl Snapshot {
         }
     }
 
-    /// The targets of one kind.
+    /// The targets of one kind of check.
     pub(super) fn targets_of(&self, kind: CheckType) -> impl Iterator<Item = &Seen> {
         self.targets.iter().filter(move |seen| seen.check.check_type() == kind)
     }

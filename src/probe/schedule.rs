@@ -1,21 +1,21 @@
-//! Which target has its turn when.
+//! The schedule of all probes: which target is probed when.
 //!
-//! Each target has a [`Phase`], a fixed share of the interval that follows from who probes what. Its regular turns are
-//! due at `start + phase * interval + k * interval`, whatever became of the turns before: nothing drifts, nothing bursts,
-//! and no target moves another's turns. A turn is started when it is due or not at all. It is skipped, and counted with
-//! its reason, when the target's last probe still runs, when as many probes are in flight as may be, or when it is noticed
-//! too late ([`TOLERANCE`]), as after this process was stopped. What was missed is never made up for.
+//! Each target has a [`Phase`], a fixed share of the interval, computed from the prober, the peer and the check. Its regular
+//! turns are due at `start + phase * interval + k * interval`, whatever happened to the turns before. So the rhythm does not
+//! drift, there are no bursts, and no target delays another. A turn starts when it is due or not at all. It is skipped and
+//! counted with its reason if the target's last probe is still running, if the maximum number of probes is in flight, or if it
+//! is noticed too late ([`TOLERANCE`]), for example after this process was stopped. Skipped turns are not made up for.
 //!
-//! A target that a regular probe found to have gone up or down ([`Schedule::turned`]) is followed up 1, 2 and 4 seconds after
-//! the end of that probe, as far as that is over before the next regular turn. Follow-ups start no further sequence. They are
-//! extra looks: one that cannot start is dropped and not counted among the skipped, and a regular turn that is due ends the
-//! sequence.
+//! If a regular probe finds that a target has changed between up and down ([`Schedule::turned`]), the target is probed again 1,
+//! 2 and 4 seconds after the end of that probe, as far as these follow-ups end before the next regular turn. A follow-up does
+//! not start another sequence. One that cannot start is dropped and not counted as skipped, and a regular turn that is due ends
+//! the sequence.
 //!
-//! Targets whose last probe ran into its time limit may take three quarters of the places for probes in flight at most: each
-//! is likely to keep its place for the whole limit again, and the others would find none free, and always the same ones.
+//! Targets whose last probe timed out may take at most three quarters of the places for probes in flight. Each of them probably
+//! takes its place for the whole time limit again, and without this rule the same other targets would always find no place.
 //!
-//! A plain value: every method is told `now`, none waits. The prober drives it by sleeping until [`Schedule::next_due`].
-//! A turn costs the logarithm of the number of targets; a target costs about 150 bytes.
+//! A plain value: every method gets `now` as an argument, none waits. The prober sleeps until [`Schedule::next_due`] and asks
+//! it for turns. The time for a turn grows with the logarithm of the number of targets; a target takes about 150 bytes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -24,18 +24,19 @@ use std::time::{Duration, Instant};
 use super::Check;
 use crate::wire::InstanceId;
 
-/// How late a turn may start at most; with intervals below twice this, half the interval.
+/// How late a turn may start; with intervals shorter than twice this, half the interval.
 pub const TOLERANCE: Duration = Duration::from_secs(2);
 
-/// When a change of state is looked at again, after the end of the probe that found it.
+/// When a target is probed again after a change of its state, from the end of the probe that found it.
 const FOLLOW_UPS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
-/// Names a target. Given by whoever keeps the targets, and never used again for another one.
+/// Identifies a target. Assigned by the owner of the targets, and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub u64);
 
-/// A table by target. Looking one up is most of what a turn costs beside its probe, and ids are counted upwards by ourselves: a
-/// multiplication spreads them as well as the standard library's hash, which guards against keys from outside.
+/// A table by target. The look-up is the largest part of the cost of a turn, besides the probe. Ids are assigned in ascending
+/// order and do not come from outside, so a multiplication spreads them well enough, and the standard library's hash is not
+/// needed.
 pub type ByTarget<V> = HashMap<TargetId, V, BuildHasherDefault<Spread>>;
 
 /// The hash of a [`TargetId`]: Knuth's multiplicative one, by the golden ratio.
@@ -58,15 +59,15 @@ impl Hasher for Spread {
     }
 }
 
-/// A target's place in the interval: a share of it, from none (0) to just not all of it (`u64::MAX`).
+/// The position of a target in the interval: a share of it, from 0 (its start) to `u64::MAX` (just before its end).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase(u64);
 
 impl Phase {
-    /// The phase at which `prober` probes `peer`. The same in every build and on every run, so that a ring keeps its
-    /// even spread over restarts and upgrades: 64-bit FNV-1a over the parts, each ended by a byte that UTF-8 never
-    /// holds, then the finishing mix of SplitMix64, because FNV-1a alone leaves the upper bits of similar texts alike
-    /// and those decide here.
+    /// The phase at which `prober` probes `peer`. It is the same in every build and every run, so that restarts and upgrades do
+    /// not change the even spread of a ring. Computed by 64-bit FNV-1a over the parts, each followed by a byte that does not
+    /// occur in UTF-8, and then the final mix of SplitMix64, because FNV-1a alone gives similar texts similar upper bits, which
+    /// count here.
     #[must_use]
     pub fn of(prober: &InstanceId, peer: &InstanceId, check: &Check) -> Self {
         const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -97,9 +98,9 @@ impl Phase {
 /// Why a regular turn was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SkipReason {
-    /// The target's last probe still runs.
+    /// The target's last probe is still running.
     Overlap,
-    /// As many probes are in flight as may be.
+    /// The maximum number of probes is in flight.
     Limit,
     /// It was noticed too late: this process was stopped or starved.
     Late,
@@ -120,31 +121,31 @@ impl SkipReason {
     }
 }
 
-/// One probe to be made now. Given back to [`Schedule::ended`] when it is over.
+/// One probe to be made now. Passed back to [`Schedule::ended`] when it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Of which target.
+    /// The target.
     pub id: TargetId,
     /// When it was due.
     pub due: Instant,
-    /// Whether it is an extra look after a change.
+    /// Whether it is a follow-up after a change.
     pub follow_up: bool,
-    /// Tells this turn from any other of the schedule.
+    /// Distinguishes this turn from all others of the schedule.
     serial: u64,
 }
 
-/// What became of a turn that was due.
+/// The result for a turn that was due.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It is to be started now.
+    /// The turn is to be started now.
     Start(Turn),
-    /// It is not, nor are the `count - 1` turns of the same target before it.
+    /// The turn is skipped, and so are the `count - 1` turns of the same target before it.
     Skipped {
-        /// Of which target.
+        /// The target.
         id: TargetId,
         /// Why.
         reason: SkipReason,
-        /// How many of its turns in a row.
+        /// How many turns in a row.
         count: u64,
     },
 }
@@ -160,12 +161,12 @@ pub struct Schedule {
     interval: Nanos,
     max_in_flight: usize,
     in_flight: usize,
-    /// How many of those that are in flight are of targets that are slow.
+    /// How many of the probes in flight are of slow targets.
     slow_in_flight: usize,
-    /// The serial of the last turn handed out.
+    /// The serial of the last turn.
     serial: u64,
     targets: ByTarget<Entry>,
-    /// Every target once, at the time its next turn of either sort is due.
+    /// Every target once, with the time when its next turn, regular or follow-up, is due.
     queue: BTreeSet<(Nanos, TargetId)>,
 }
 
@@ -174,24 +175,24 @@ struct Entry {
     phase: Phase,
     /// When its next regular turn is due.
     next: Nanos,
-    /// The follow-up to come; always before `next`.
+    /// The next follow-up; always before `next`.
     follow_up: Option<FollowUp>,
-    /// The turn whose probe runs.
+    /// The turn whose probe is running.
     running: Option<Running>,
-    /// Its last probe ran into its time limit.
+    /// Its last probe timed out.
     slow: bool,
-    /// The probe that ended last was a follow-up.
+    /// The last probe that ended was a follow-up.
     was_follow_up: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
     serial: u64,
-    /// Its target was slow at its start.
+    /// Its target was slow when it started.
     slow: bool,
 }
 
-/// A look at a change to come: the `step`-th of [`FOLLOW_UPS`] after `end`, which takes `longest` at most.
+/// A future follow-up: the `step`-th of [`FOLLOW_UPS`] after `end`. Its probe takes at most `longest`.
 #[derive(Clone, Copy, Debug)]
 struct FollowUp {
     end: Nanos,
@@ -204,7 +205,7 @@ impl FollowUp {
         self.end + nanos(FOLLOW_UPS[self.step])
     }
 
-    /// This one, or none if it may not be over before the regular turn due at `next`.
+    /// This follow-up, or `None` if it may not end before the regular turn due at `next`.
     fn before(self, next: Nanos) -> Option<Self> {
         (self.due().saturating_add(self.longest) < next).then_some(self)
     }
@@ -222,7 +223,7 @@ impl Entry {
 }
 
 impl Schedule {
-    /// A schedule without targets whose intervals are counted from `start`.
+    /// A schedule without targets. Intervals are counted from `start`.
     #[must_use]
     pub fn new(start: Instant, interval: Duration, max_in_flight: usize) -> Self {
         Self {
@@ -237,8 +238,8 @@ impl Schedule {
         }
     }
 
-    /// Adds a target. Its first turn is the first at its phase from `now` on, so that many targets added at once are as
-    /// evenly spread as any. A target that is there already stays as it is.
+    /// Adds a target. Its first turn is the first one at its phase from `now` on, so that many targets added at once are evenly
+    /// spread. A target that exists already is not changed.
     pub fn add(&mut self, id: TargetId, phase: Phase, now: Instant) {
         if self.targets.contains_key(&id) {
             return;
@@ -249,7 +250,7 @@ impl Schedule {
         self.queue.insert((next, id));
     }
 
-    /// Takes a target out. Its probe in flight, if there is one, counts no longer.
+    /// Removes a target. The result of its probe in flight, if there is one, is no longer used.
     pub fn remove(&mut self, id: TargetId) {
         if let Some(entry) = self.targets.remove(&id) {
             self.queue.remove(&(entry.due(), id));
@@ -259,8 +260,8 @@ impl Schedule {
         }
     }
 
-    /// Changes the interval. Every target keeps its share of it as phase and what is known of it; turns that were due
-    /// and not yet handed out are given up.
+    /// Changes the interval. Every target keeps its phase as a share of the interval, and its other state; turns that were due
+    /// and not yet returned are dropped.
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
         let interval = nanos(interval).max(1);
         if interval == self.interval {
@@ -277,41 +278,41 @@ impl Schedule {
         self.targets = targets;
     }
 
-    /// Changes how many probes may be in flight at once. Those that are in flight stay.
+    /// Changes the maximum number of probes in flight. Probes in flight continue.
     pub fn set_max_in_flight(&mut self, max_in_flight: usize) {
         self.max_in_flight = max_in_flight;
     }
 
-    /// How many targets there are.
+    /// The number of targets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no targets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
-    /// How many probes are in flight.
+    /// The number of probes in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// How many probes of slow targets may be in flight at once: one at least, or none would ever be found to answer again.
+    /// The maximum number of probes of slow targets in flight: at least one, or no slow target could ever recover.
     fn slow_max(&self) -> usize {
         (self.max_in_flight - self.max_in_flight.div_ceil(4)).max(1)
     }
 
-    /// When to ask for turns next; none while there are no targets.
+    /// When to ask for turns next; `None` while there are no targets.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.queue.first().map(|&(due, _)| self.instant(due))
     }
 
-    /// What became of the next turn that is due by `now`, the earliest first. To be asked until there is none.
+    /// The next turn that is due by `now`, the earliest first. To be called until it returns `None`.
     pub fn due(&mut self, now: Instant) -> Option<Event> {
         let tolerance = nanos(TOLERANCE).min(self.interval / 2);
         let now = self.nanos(now);
@@ -336,8 +337,8 @@ impl Schedule {
                     continue;
                 }
             } else {
-                // Of all its turns that have come due by now only the last can still be in time. Where it is, those
-                // before it are skipped first and it comes up again.
+                // Of all turns of the target that are due by now, only the last one can still be in time. If it is, the ones
+                // before it are reported as skipped first, and it is returned by a later call.
                 let passed = lag / self.interval;
                 let missed = passed + u64::from(lag % self.interval > tolerance);
                 entry.next += self.interval * missed.max(1);
@@ -357,8 +358,8 @@ impl Schedule {
         }
     }
 
-    /// The probe of `turn` has ended, by its time limit or otherwise. Says whether that still matters: not if its target was
-    /// taken out meanwhile.
+    /// The probe of `turn` has ended, by its time limit or otherwise. Returns whether its result is used: not if the target has
+    /// been removed.
     pub fn ended(&mut self, turn: Turn, timed_out: bool) -> bool {
         let Some(entry) = self.targets.get_mut(&turn.id) else { return false };
         let Some(running) = entry.running.take_if(|running| running.serial == turn.serial) else { return false };
@@ -372,7 +373,8 @@ impl Schedule {
         self.slow_in_flight -= usize::from(running.slow);
     }
 
-    /// A target has gone up or down, as the probe found that ended last, at `ended`; another probe of it may take `longest`.
+    /// A target has changed between up and down, as found by its last probe, which ended at `ended`. Another probe of it takes
+    /// at most `longest`.
     pub fn turned(&mut self, id: TargetId, ended: Instant, longest: Duration) {
         let end = self.nanos(ended);
         let Some(entry) = self.targets.get_mut(&id) else { return };

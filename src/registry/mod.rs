@@ -1,6 +1,6 @@
 //! The registry daemon: keeps the roster of the ring and serves it to the members.
 //!
-//! [`api`] parses requests and formats answers. [`directory`] holds the roster that is being served ([`view`], [`listing`]) and
+//! [`api`] parses requests and formats answers. [`directory`] holds the roster that is being served ([`view`], `listing`) and
 //! the state of the connection to the store. A [`store`] keeps the roster, in this process or in Redis. The rules of
 //! membership are in [`roster`], the metrics in [`exporter`]. The command starts, reloads and stops the daemon with [`start`],
 //! [`Running::reload`] and [`Running::stop`].

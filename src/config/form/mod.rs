@@ -1,5 +1,5 @@
-//! What the value of a key may look like: each form describes what it expects, reads a value or reports what is wrong
-//! with it, and writes a value as it could stand in the file.
+//! The forms of values: each form describes which values it accepts, reads a value or reports what is wrong with it, and writes
+//! a value as it could be written in the file.
 //!
 //! A form carries its own range, so a value that has been read is valid by itself; what concerns two keys is checked
 //! in `load`. The text of [`Form::expects`] is part of every fault and of the manual.
@@ -16,7 +16,7 @@ use super::yaml::{Content, Node, is_number};
 
 /// How the value of one key is read and written.
 pub(super) trait Form<T>: Sync {
-    /// What is expected, to stand after that word in a fault.
+    /// Which values are valid, as the text after "expected" in an error message.
     fn expects(&self) -> String;
 
     /// The value of `node`, or everything that is wrong with it.
@@ -26,12 +26,12 @@ pub(super) trait Form<T>: Sync {
     fn show(&self, value: &T) -> String;
 }
 
-/// Why a value cannot be used.
+/// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Wrong {
     /// Where it is.
     pub(super) at: Position,
-    /// Its place in a list, counted from 0.
+    /// Its index in a list.
     pub(super) item: Option<usize>,
     /// What was expected and what was found.
     pub(super) problem: String,
@@ -42,7 +42,7 @@ fn at_node<T>(node: &Node, result: Result<T, String>) -> Result<T, Vec<Wrong>> {
     result.map_err(|problem| vec![Wrong { at: node.at, item: None, problem }])
 }
 
-/// What a value is, to stand after "got".
+/// A description of a value, as the text after "got" in an error message.
 pub(super) fn got(node: &Node) -> String {
     match &node.content {
         Content::Null => "nothing".into(),
@@ -56,7 +56,7 @@ pub(super) fn got(node: &Node) -> String {
     }
 }
 
-/// The text that `node` holds, or why it holds none.
+/// The text in `node`, or why it contains none.
 fn text_of<'n>(node: &'n Node, expects: &str) -> Result<&'n str, String> {
     match &node.content {
         Content::Text(text) | Content::Bare(text) => Ok(text),
@@ -76,7 +76,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// The number that `node` holds; `expects` stands in the error where it holds none.
+    /// The number in `node`; `expects` is used in the error message if it contains none.
     fn read_as<T: FromStr>(&self, node: &Node, expects: &str) -> Result<T, Vec<Wrong>> {
         let result = match &node.content {
             Content::Number(text) | Content::Bare(text) => text
@@ -116,7 +116,7 @@ pub(super) struct Size {
     pub(super) to: usize,
 }
 
-/// The units of sizes and what they stand for in bytes, the largest first.
+/// The units of sizes, in bytes, the largest first.
 const SIZE_UNITS: [(&str, usize); 2] = [("MiB", 1024 * 1024), ("KiB", 1024)];
 
 impl Form<usize> for Size {
@@ -143,7 +143,7 @@ impl Form<usize> for Size {
     }
 }
 
-/// A number of bytes as the file could hold it: in the largest unit that leaves no fraction, else without one.
+/// A number of bytes as it could be written in the file: in the largest unit without a fraction, or without a unit.
 fn size(value: usize) -> String {
     match SIZE_UNITS.iter().find(|(_, factor)| value > 0 && value.is_multiple_of(*factor)) {
         Some((unit, factor)) => format!("{}{unit}", value / factor),
@@ -198,8 +198,8 @@ impl Form<Duration> for Time {
     }
 }
 
-/// A length of time as the file could hold it: in whole days, else in seconds, below one second in milliseconds, with as
-/// many decimals as are needed.
+/// A length of time as it could be written in the file: in whole days, otherwise in seconds, below one second in milliseconds,
+/// with as many decimals as needed.
 pub(super) fn time(value: Duration) -> String {
     let fraction = |nanos: u32, digits: usize| match format!("{nanos:0digits$}").trim_end_matches('0') {
         "" => String::new(),
@@ -252,7 +252,7 @@ fn seconds(text: &str, unit_nanos: u64) -> Option<Duration> {
     u64::try_from(parts / scale).ok().map(Duration::from_nanos)
 }
 
-/// One of a few words.
+/// One of several words.
 pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
 impl<T: Copy + PartialEq + Sync> Form<T> for Choice<T> {
@@ -330,7 +330,7 @@ impl<T: PartialEq> Form<Vec<T>> for List<T> {
     }
 }
 
-/// The parts of a text with commas, without the spaces around them; an empty text has none.
+/// The parts of a text that is separated by commas, without surrounding spaces; none for an empty text.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(move |_| !text.trim().is_empty())
 }

@@ -63,17 +63,17 @@ fn is_host(text: &str) -> bool {
     name.len() <= BYTES_MAX && name.split('.').all(label) && (!digits_at_end || text.parse::<Ipv4Addr>().is_ok())
 }
 
-/// The host of a server, or the path of its unix socket.
+/// The host of a server, or the path of its Unix socket.
 pub(in super::super) struct HostOrSocket;
 
 impl HostOrSocket {
-    /// The longest path of a unix socket, in bytes: one less than `sun_path` of unix(7) has.
+    /// The longest path of a Unix socket, in bytes: one less than `sun_path` of unix(7) has.
     const PATH_MAX: usize = 107;
 }
 
 impl Form<String> for HostOrSocket {
     fn expects(&self) -> String {
-        "the name or address of a host, or the path of a unix socket".into()
+        "the name or address of a host, or the path of a Unix socket".into()
     }
 
     fn read(&self, node: &Node) -> Result<String, Vec<Wrong>> {
@@ -104,7 +104,7 @@ impl Form<String> for HostOrSocket {
     }
 }
 
-/// The base address of a registry.
+/// The base URL of a registry.
 pub(in super::super) struct Url;
 
 impl Form<RegistryUrl> for Url {
@@ -152,7 +152,7 @@ impl FromStr for RegistryUrl {
         if !scheme.eq_ignore_ascii_case("http") {
             return Err(wrong(&format!("the scheme {}", shown(scheme))));
         }
-        // First, and without showing it: what stands before an @ may be a password.
+        // Checked first and not shown: the part before an @ may contain a password.
         if rest.contains('@') {
             return Err(wrong("one with a user name or an @"));
         }
@@ -235,7 +235,7 @@ fn as_ipv4(net: IpNet) -> IpNet {
     IpNet::new(v4.into(), length).unwrap_or(net)
 }
 
-/// What `advertise_ip` says, before a variable is looked up.
+/// The value of `advertise_ip`, before a variable is read.
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum AdvertiseSource {
     /// The address is found when it is needed.
@@ -275,12 +275,12 @@ impl Form<AdvertiseSource> for AdvertiseIp {
     }
 }
 
-/// Whether `text` can stand behind `env:` as the name of a variable.
+/// Whether `text` is valid after `env:` as the name of a variable.
 fn is_variable(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// What `advertise_port` says, before a variable is looked up.
+/// The value of `advertise_port`, before a variable is read.
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum PortSource {
     /// The port is in this variable.
@@ -327,7 +327,7 @@ impl Form<PortSource> for AdvertisePort {
     }
 }
 
-/// A path to get, with its query.
+/// A path to request, with its query.
 pub(in super::super) struct Endpoint;
 
 impl Endpoint {

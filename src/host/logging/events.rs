@@ -96,9 +96,9 @@ pub const KINDS: [Kind; 16] = [
         title: "A peer cannot be probed from this host",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ cannot send anything to @NETRING_TARGET_LOCATION@ \
                 (@NETRING_TARGET@) at @NETRING_ADDRESS@: @NETRING_REASON@.",
-        meaning: "The kernel of this host refuses to send packets to the address of the peer: there is no route, or this host \
-                  does not have that address family. Whether the peer is up is unknown here.",
-        advice: "Give this host a route to the address, or have the peer register another one (member.server.advertise_ip).",
+        meaning: "The kernel of this host refuses to send packets to the address of the peer: it has no route to the address, or \
+                  no address of that family (IPv4, IPv6). Whether the peer is up is unknown here. The member keeps trying.",
+        advice: "Add a route on this host, or let the peer register another address (member.server.advertise_ip at the peer).",
     },
     Kind {
         name: PEER_ANOTHER,
@@ -107,10 +107,10 @@ pub const KINDS: [Kind; 16] = [
         title: "Another member answers at the address of a peer",
         facts: "Seen from @NETRING_LOCATION@ (@NETRING_INSTANCE@): member @NETRING_ANSWERS@ answers at @NETRING_ADDRESS@, the \
                 address of @NETRING_TARGET_LOCATION@ (@NETRING_TARGET@).",
-        meaning: "The location is reached, and this peer is not known to be alive. It was started again with a new identity, or \
-                  several members are behind one address.",
-        advice: "A member keeps its identity with --state-dir or member.instance_id. Members behind one address need an \
-                 address each (member.server.advertise_ip, advertise_port) to be checked one by one.",
+        meaning: "The path to the location works, but nothing shows that this peer is alive. Either it was started again with a \
+                  new identity, or several members are behind one address.",
+        advice: "To keep its identity after a restart, a member needs --state-dir or member.instance_id. If several members are \
+                 behind one address, give each its own address or port (member.server.advertise_ip, advertise_port).",
     },
     Kind {
         name: REGISTRY_LOST,
@@ -150,9 +150,11 @@ pub const KINDS: [Kind; 16] = [
         by: MEMBER,
         title: "A member is unwell",
         facts: "Member @NETRING_INSTANCE@ at @NETRING_LOCATION@ is unwell: @NETRING_REASON@.",
-        meaning: "A problem on this member's own host keeps it from probing properly. Failures during that time are counted \
-                  with reason local and do not mark any peer down.",
-        advice: "Look at this host: its processor load, its limits on file descriptors and memory, its network interface.",
+        meaning: "A problem of this member's own host or its connection keeps it from probing properly. Failures during that \
+                  time are counted with reason local and do not mark any peer down.",
+        advice: "The reason says where to look: at the processor load of this host, its limits on file descriptors and memory, \
+                 its network interface, its gateway or its route. If the member is isolated, look at the connection of this \
+                 host, its firewall and its connection tracking table.",
     },
     Kind {
         name: MEMBER_WELL,

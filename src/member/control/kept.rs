@@ -50,7 +50,7 @@ impl Kept {
     /// Starts the thread.
     pub(super) fn start(state: StateDir, vitals: &Vitals) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let pulse = vitals.add("writer of the roster", LIMIT);
+        let pulse = vitals.add("roster writer", LIMIT);
         let writer = (state.clone(), Arc::clone(&shared));
         std::thread::Builder::new().name("netring-keep".into()).spawn(move || write(&writer.0, &writer.1, &pulse))?;
         Ok(Self { state, shared })
