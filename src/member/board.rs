@@ -268,10 +268,12 @@ impl Board {
         }
     }
 
-    /// Takes in how it is with the registry. `reached` is whether it answered at all the last time, and `on_this_host` whether
-    /// its address is one of this host's.
-    pub fn note_registry(&mut self, sight: RegistrySight, reached: bool, on_this_host: bool, now: Instant) {
+    /// Takes in how it is with the registry. `reached` is whether it answered at all the last time; nothing where it answered
+    /// on a connection that was open before, which does not show that this host can make another one. `on_this_host` is
+    /// whether its address is one of this host's.
+    pub fn note_registry(&mut self, sight: RegistrySight, reached: Option<bool>, on_this_host: bool, now: Instant) {
         self.registry = sight;
+        let Some(reached) = reached else { return };
         let was_isolated = self.health.is_isolated(now);
         self.health.registry(reached, on_this_host, now);
         if !was_isolated && self.health.is_isolated(now) {

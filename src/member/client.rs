@@ -12,11 +12,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
 
 use crate::config::RegistryLink;
 use crate::host::vitals::Vitals;
@@ -101,7 +102,12 @@ pub struct RegistryClient {
     base: String,
     timeout: Duration,
     way: Way,
+    made: Made,
 }
+
+/// How many connections a client has made.
+#[derive(Clone, Debug, Default)]
+struct Made(Arc<AtomicU64>);
 
 /// The way to the registry.
 #[derive(Clone, Debug)]
@@ -143,13 +149,20 @@ impl RegistryClient {
             .user_agent(concat!("netring/", env!("CARGO_PKG_VERSION")))
             .build();
         let way = Way { addresses, taken: Arc::default() };
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), way.clone());
-        Self { agent, base, timeout, way }
+        let made = Made::default();
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default().chain(made.clone()), way.clone());
+        Self { agent, base, timeout, way, made }
     }
 
     /// The base address of the registry.
     pub(super) fn base(&self) -> &str {
         &self.base
+    }
+
+    /// How many connections this client and its clones have made. An answer on a connection that was open before does not show
+    /// that another one could be made.
+    pub(super) fn connections(&self) -> u64 {
+        self.made.0.load(Ordering::Relaxed)
     }
 
     /// Where the registry is.
@@ -263,6 +276,16 @@ impl Way {
 fn sorted(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses.sort_unstable();
     addresses
+}
+
+impl<T: Transport> Connector<T> for Made {
+    type Out = T;
+
+    /// Is called after a connection was made, and not where one is used again.
+    fn connect(&self, _: &ConnectionDetails<'_>, made: Option<T>) -> Result<Option<T>, ureq::Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(made)
+    }
 }
 
 impl Resolver for Way {

@@ -59,10 +59,10 @@ const SUSPEND_MIN: Duration = Duration::from_secs(1);
 
 /// What the control thread is told.
 enum Event {
-    /// A request of the lease lane has ended.
-    Lease(Ticket, LeaseRequest, Result<LeaseAnswer, ClientError>),
-    /// A request for the roster has ended.
-    Roster(Ticket, Result<RosterReply, ClientError>),
+    /// A request of the lease lane has ended. The last field is whether a connection was made for it.
+    Lease(Ticket, LeaseRequest, Result<LeaseAnswer, ClientError>, bool),
+    /// A request for the roster has ended. The last field is whether a connection was made for it.
+    Roster(Ticket, Result<RosterReply, ClientError>, bool),
     /// Somebody wants to know whether the roster is still true.
     Ask(Question),
     /// Take up other settings, and say when that is done.
@@ -215,8 +215,8 @@ impl Driver {
             self.pulse.mark();
             let wake = self.turn();
             match inbox.recv_timeout(wake.saturating_duration_since(clock::monotonic())) {
-                Ok(Event::Lease(ticket, request, answer)) => self.on_lease(ticket, request, answer),
-                Ok(Event::Roster(ticket, answer)) => self.on_roster(ticket, answer),
+                Ok(Event::Lease(ticket, request, answer, new)) => self.on_lease(ticket, request, answer, new),
+                Ok(Event::Roster(ticket, answer, new)) => self.on_roster(ticket, answer, new),
                 Ok(Event::Ask(question)) => self.on_question(question),
                 Ok(Event::Reload(settings, done)) => {
                     self.reload(settings);
@@ -266,25 +266,33 @@ impl Driver {
         let timeout = self.settings.registry.timeout;
         // Looking the name up, trying its addresses, and the request may take their time each.
         self.lease.run(timeout * 4, move || {
+            let before = client.connections();
             let answer = renew(&client, &me, request, registered, &advertised, timeout, |address| Registration {
                 instance_id: Some(me.clone()),
                 location,
                 ip: address.ip(),
                 port: own_address::port(address),
             });
-            let _ = inbox.send(Event::Lease(ticket, request, answer));
+            let _ = inbox.send(Event::Lease(ticket, request, answer, client.connections() != before));
         });
     }
 
     fn send_poll(&self, ticket: Ticket, Poll { etag, wait }: Poll) {
         let (client, inbox) = (self.roster_client.clone(), self.inbox.clone());
         self.roster.run(wait + self.settings.registry.timeout * 3, move || {
+            let before = client.connections();
             let answer = client.members(etag.as_deref(), wait);
-            let _ = inbox.send(Event::Roster(ticket, answer));
+            let _ = inbox.send(Event::Roster(ticket, answer, client.connections() != before));
         });
     }
 
-    fn on_lease(&mut self, ticket: Ticket, request: LeaseRequest, answer: Result<LeaseAnswer, ClientError>) {
+    fn on_lease(
+        &mut self,
+        ticket: Ticket,
+        request: LeaseRequest,
+        answer: Result<LeaseAnswer, ClientError>,
+        new_connection: bool,
+    ) {
         let now = clock::monotonic();
         let (answer, problem) = match answer {
             Ok(answer) => (answer, None),
@@ -302,10 +310,10 @@ impl Driver {
             LeaseRequest::Register => Request::Registration,
             LeaseRequest::Heartbeat => Request::Heartbeat,
         };
-        self.note_registry(request, problem, now);
+        self.note_registry(request, problem, new_connection, now);
     }
 
-    fn on_roster(&mut self, ticket: Ticket, answer: Result<RosterReply, ClientError>) {
+    fn on_roster(&mut self, ticket: Ticket, answer: Result<RosterReply, ClientError>, new_connection: bool) {
         let now = clock::monotonic();
         let (answer, problem) = match answer {
             Ok(RosterReply { changed: Some((roster, etag)), stale }) => {
@@ -317,7 +325,7 @@ impl Driver {
         };
         let Some(news) = self.membership.on_roster(ticket, answer, now, fastrand::f64()) else { return };
         self.take_in(news);
-        self.note_registry(Request::Roster, problem, now);
+        self.note_registry(Request::Roster, problem, new_connection, now);
     }
 
     fn on_question(&mut self, question: Question) {
@@ -326,6 +334,8 @@ impl Driver {
             Question::Roster => self.membership.ask_now(now),
             Question::SignOfLife => {
                 self.membership.ask_now(now);
+                // By a new connection: where this host can make none, a connection that is open already may still work.
+                self.lease_client = self.lease_client.with_timeout(self.settings.registry.timeout);
                 self.membership.renew_now(now);
             }
         }
@@ -379,12 +389,15 @@ impl Driver {
     }
 
     /// Notes on the board and in the log how it stands with the registry.
-    fn note_registry(&mut self, request: Request, problem: Option<ClientError>, now: Instant) {
+    fn note_registry(&mut self, request: Request, problem: Option<ClientError>, new_connection: bool, now: Instant) {
         let up = self.membership.is_well();
         let addresses = self.lease_client.addresses().known();
         let on_this_host = !addresses.is_empty() && addresses.iter().all(|at| self.network.is_own(at.ip()));
         // A registry that refuses has been reached.
-        let reached = !matches!(problem, Some(ClientError::Unreachable(_)));
+        let reached = match problem {
+            Some(ClientError::Unreachable(_)) => Some(false),
+            _ => new_connection.then_some(true),
+        };
         let sight = RegistrySight { up, roster_at: self.membership.roster_at() };
         lock(&self.board).note_registry(sight, reached, on_this_host, now);
         let who = (&self.settings.location, &self.me, &*self.settings.registry.url.base);

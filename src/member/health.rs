@@ -10,8 +10,9 @@
 //! * a failure that the network of this host explains: no carrier, or a gateway that does not answer;
 //! * that no probe of any peer on another host could be sent (one peer without a route is that peer's matter);
 //! * that nothing outside this host answers (*isolated*): every target on other hosts failed since the last success of any,
-//!   at least two locations among them that were not known to be down before, and the registry is lost, too. A full
-//!   connection tracking table and rules of this host's own firewall look like that: nothing but timeouts.
+//!   at least two locations among them that were not known to be down before, and the registry is lost, too. Rules of
+//!   this host's own firewall and a full connection tracking table look like that: nothing but timeouts. The latter drops new
+//!   connections only, so an answer of the registry on a connection that was open before counts for nothing here.
 //!
 //! It is well again when nothing of that kind has happened for a minute, or for one check interval where that is longer: long
 //! enough for a scrape to see it, whatever its own interval.
@@ -157,7 +158,7 @@ impl Health {
         self.trouble = Some((until, format!("the host was suspended for {} s", lost.as_secs())));
     }
 
-    /// The registry answered or did not. What it says from this very host is no sign of a network.
+    /// The registry answered on a new connection, or it did not answer. What it says from this very host is no sign of a network.
     pub fn registry(&mut self, reached: bool, on_this_host: bool, now: Instant) {
         self.registry_lost = !reached && !on_this_host;
         if reached && !on_this_host {

@@ -251,3 +251,38 @@ fn a_shutdown_breaks_off_a_request_that_is_kept_and_another_client_of_the_regist
     assert!(kept.heartbeat(&id("me")).is_err(), "every later request fails");
     registry.requests();
 }
+
+#[test]
+fn connections_are_counted_when_they_are_made_and_not_when_they_are_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = std::thread::spawn(move || {
+        // Two requests on the first connection, one on the second.
+        for requests in [2, 1] {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut reader = BufReader::new(stream);
+            for _ in 0..requests {
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    assert!(reader.read_line(&mut line).unwrap() > 0);
+                }
+                let empty = r#"{"members": []}"#;
+                let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{empty}", empty.len());
+                reader.get_mut().write_all(text.as_bytes()).unwrap();
+            }
+        }
+    });
+    let addresses = Addresses::of("127.0.0.1", address.port(), &Vitals::new());
+    let client = RegistryClient::on(format!("http://{address}"), Arc::new(addresses), TIMEOUT);
+    assert_eq!(client.connections(), 0);
+    for _ in 0..2 {
+        client.members(None, Duration::ZERO).unwrap();
+        assert_eq!(client.clone().connections(), 1);
+    }
+    let other = client.with_timeout(TIMEOUT);
+    other.members(None, Duration::ZERO).unwrap();
+    assert_eq!((client.connections(), other.connections()), (1, 1), "each has its own");
+    thread.join().unwrap();
+}

@@ -22,7 +22,7 @@ fn scrape() -> String {
     let me = "uuid-me".parse::<crate::wire::InstanceId>().unwrap();
     let freshness = Freshness { interval: Duration::from_secs(60), time_limit: Duration::from_secs(10) };
     let mut board = Board::new("us1-k8s".parse().unwrap(), me.clone(), freshness);
-    board.note_registry(RegistrySight { up: true, roster_at: Some(start) }, true, false, start);
+    board.note_registry(RegistrySight { up: true, roster_at: Some(start) }, Some(true), false, start);
 
     let mut peers = Peers::new(me, Duration::from_secs(90));
     let roster = [
