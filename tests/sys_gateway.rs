@@ -5,7 +5,7 @@
 pub mod support;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use netring::clock::monotonic;
@@ -188,13 +188,13 @@ fn a_host_without_a_route_a_carrier_or_its_address_says_so() {
 }
 
 /// The whole member: from when the kernel knows of the silent gateway, every failure is one of this host.
-#[test]
-fn a_member_whose_gateway_is_silent_is_unwell_and_knows_nothing_of_the_others() {
+fn a_member_whose_gateway_is_silent_is_unwell_and_knows_nothing_of_the_others(v6: bool) {
     let Some(fabric) = Fabric::routed(&["us1"], &["eu1", "asia1"]) else { return };
     let [us1, eu1, asia1] = fabric.hosts() else { panic!("three hosts") };
-    let everywhere = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let everywhere = |port| SocketAddr::new(any, port);
     let registry = Registry { server: everywhere(8756), member_ttl: 300, ..Registry::new() }.start_on(eu1);
-    let found_at = SocketAddr::new(eu1.ip(false), registry.server.port());
+    let found_at = SocketAddr::new(eu1.ip(v6), registry.server.port());
     let member = |host: &Host| Member { server: everywhere(PORT), ..Member::new(&host.name, found_at) }.start_on(host);
     let members = [us1, eu1, asia1].map(member);
     for member in &members {
@@ -220,11 +220,22 @@ fn a_member_whose_gateway_is_silent_is_unwell_and_knows_nothing_of_the_others() 
     let metrics = here.metrics();
     assert!((blamed(&metrics) - before).abs() < f64::EPSILON, "{}", here.log());
     let text = here.get("/health").text();
-    assert!(text.contains(r#""status":"unwell""#) && text.contains("the gateway 10.77.0.254 did not answer"), "{text}");
+    let why = format!("the gateway {} did not answer", fabric.gateway(us1, v6));
+    assert!(text.contains(r#""status":"unwell""#) && text.contains(&why), "{text}");
 
     fabric.heal();
     for peer in [eu1, asia1] {
         let target = [("target_location", &*peer.name)];
         here.wait_for_value("netring_connectivity_tcp", &target, 1.0);
     }
+}
+
+#[test]
+fn a_member_whose_ipv4_gateway_is_silent_blames_nobody() {
+    a_member_whose_gateway_is_silent_is_unwell_and_knows_nothing_of_the_others(false);
+}
+
+#[test]
+fn a_member_whose_ipv6_gateway_is_silent_blames_nobody() {
+    a_member_whose_gateway_is_silent_is_unwell_and_knows_nothing_of_the_others(true);
 }

@@ -182,3 +182,86 @@ fn a_name_that_comes_to_mean_another_registry_is_followed_though_the_old_one_sti
     us1.wait_for_value("netring_registry_up", &[], 1.0);
     assert!(us1.log_lines(&["registry lost"]).is_empty(), "{}", us1.log());
 }
+
+/// The order in which a program on this host is given the addresses of the name.
+fn resolved(host: &Host) -> Vec<IpAddr> {
+    let output = host.command("getent").args(["ahosts", NAME]).output().expect("the C library's getent is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let streams = text.lines().filter(|line| line.contains("STREAM"));
+    streams.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
+}
+
+/// The address at which the registry lists us1.
+fn listed_address(registry: &Daemon) -> Option<IpAddr> {
+    let roster = registry.get("/members").json();
+    let members = roster["members"].as_array()?;
+    let us1 = members.iter().find(|member| member["instance_id"] == "us1-id")?;
+    us1["ip"].as_str()?.parse().ok()
+}
+
+#[test]
+fn a_member_with_two_addresses_stays_at_one_while_a_name_server_turns_the_addresses_of_the_registry_round() {
+    if !support::installed(&["getent"]) {
+        return;
+    }
+    let Some(fabric) = Fabric::new(&["one", "two"]) else { return };
+    let [one, two] = fabric.hosts() else { panic!("two hosts") };
+    // Both hosts are on a second network, too.
+    let second = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
+    for (host, ip) in fabric.hosts().iter().zip(second) {
+        host.run("ip", &["addr", "add", &format!("{ip}/24"), "dev", "eth0"]);
+    }
+    let registry = Registry { server: everywhere(REGISTRY), member_ttl: 300, ..Registry::new() }.start_on(two);
+    let name_server = NameServer::start_on(two, Says::Turning([two.v4, second[1]]));
+    one.set_name_server(two.ip(false), BRISK);
+    let turns = (0..4).map(|_| resolved(one).first().copied()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(turns, [Some(two.ip(false)), Some(second[1].into())].into(), "the order reaches who asks");
+
+    let us1 = by_name(member("us1", two)).start_on(one);
+    wait_until_listed(&registry, SOON);
+    let address = listed_address(&registry);
+    let revision = |registry: &Daemon| registry.metrics().value("netring_registry_revision", &[]);
+    let before = revision(&registry);
+    for _ in 0..5 {
+        // A connection that is reset has the name looked up again.
+        let asked = name_server.asked();
+        two.run("nft", &[&format!("add rule inet cut in tcp dport {REGISTRY} reject with tcp reset")]);
+        us1.wait_for_value("netring_registry_up", &[], 0.0);
+        eventually(SOON, "the name is looked up again", || holds(name_server.asked() > asked, name_server.asked()));
+        fabric.heal();
+        us1.wait_for_value("netring_registry_up", &[], 1.0);
+        // Two heartbeats.
+        std::thread::sleep(Duration::from_millis(2_100));
+        assert_eq!(listed_address(&registry), address, "{}", us1.log());
+    }
+    assert_eq!(revision(&registry), before, "{}", us1.log());
+    assert_eq!(us1.log_lines(&["registered"]).len(), 1, "{}", us1.log());
+}
+
+#[test]
+fn a_member_registers_the_family_by_which_it_reaches_the_registry_though_a_dead_ipv6_address_comes_first() {
+    if !support::installed(&["getent"]) {
+        return;
+    }
+    let Some(fabric) = Fabric::new(&["one", "two"]) else { return };
+    let [one, two] = fabric.hosts() else { panic!("two hosts") };
+    let registry = registry_on(two);
+    // What is sent there is lost without a word.
+    let dead = two.v6;
+    two.run("nft", &["add rule inet cut in meta nfproto ipv6 meta l4proto tcp drop"]);
+    let _name_server = NameServer::start_on(two, Says::Both(two.v4, dead));
+    one.set_name_server(two.ip(false), BRISK);
+    assert_eq!(resolved(one), [IpAddr::from(dead), two.ip(false)], "the dead one comes first");
+
+    let eu1 = member("eu1", two).start_on(two);
+    let both = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), MEMBER);
+    let us1 = Member { server: both, ..by_name(member("us1", two)) }.start_on(one);
+    eventually(SOON, "us1 is registered", || {
+        let listed = listed_address(&registry);
+        holds(listed == Some(one.ip(false)), (listed, us1.log()))
+    });
+    eu1.wait_for_value("netring_connectivity_tcp", &[("target_location", "us1")], 1.0);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(listed_address(&registry), Some(one.ip(false)), "and it stays so: {}", us1.log());
+    assert_eq!(us1.log_lines(&["registered"]).len(), 1, "{}", us1.log());
+}

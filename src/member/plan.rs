@@ -31,18 +31,28 @@ impl Here<'_> {
         ip.is_loopback() || (self.is_own)(ip)
     }
 
+    /// Whether this member listens at this address of its host. A listener on `0.0.0.0` takes IPv4 connections only, one on `::`
+    /// takes those of both families (ipv6(7), `IPV6_V6ONLY` is off).
+    fn listens_at(&self, ip: IpAddr) -> bool {
+        match self.listening.ip() {
+            IpAddr::V4(listening) if listening.is_unspecified() => ip.to_canonical().is_ipv4(),
+            listening => listening.is_unspecified() || listening == ip,
+        }
+    }
+
     /// Whether a probe of `address` would end at this member, or at somebody else on this host whom another host meant by a
     /// loopback address of its own.
     ///
-    /// That goes by the port this member listens on and all addresses of this host, whatever was registered: two hosts may
-    /// have the same private address. Where it listens on one address alone, another address of this host is not it.
+    /// What decides is the port on which this member listens and all addresses of this host, whatever was registered: two
+    /// hosts may have the same private address. A member that listens on one address only is not reached by the other
+    /// addresses of its host.
     ///
-    /// `all_on_loopback` is whether all peers have loopback addresses, which before the first registration is the only sign of a
+    /// `all_on_loopback` is whether all peers have loopback addresses. Before the first registration that is the only sign of a
     /// ring on one host.
     fn leads_back(&self, address: SocketAddr, all_on_loopback: bool) -> bool {
-        let listens_at = |ip: IpAddr| self.listening.ip().is_unspecified() || self.listening.ip() == ip;
-        let reaches_me =
-            address.port() == self.listening.port() && self.is_on_this_host(address.ip()) && listens_at(address.ip());
+        let reaches_me = address.port() == self.listening.port()
+            && self.is_on_this_host(address.ip())
+            && self.listens_at(address.ip());
         // A ring on one host, for a test or a demonstration, is registered with loopback addresses throughout.
         let ring_on_loopback =
             self.listening.ip().is_loopback() || self.registered.map_or(all_on_loopback, |own| own.ip().is_loopback());

@@ -49,6 +49,24 @@ pub struct Host {
     pub v6: Ipv6Addr,
 }
 
+/// A container on a host, see [`Fabric::contain`]. Its namespace is removed when this is dropped.
+#[derive(Debug)]
+pub struct Contained(Host);
+
+impl std::ops::Deref for Contained {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.0
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        remove(&self.0.namespace);
+    }
+}
+
 /// How two hosts lose each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -164,6 +182,43 @@ impl Fabric {
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// A container on a host, as Docker makes one: a namespace with the private address 172.17.0.2, whatever the host, behind the
+    /// host's NAT. What arrives at the host for this TCP port is passed on to the container; what the container sends has the
+    /// host's address outside.
+    #[must_use]
+    pub fn contain(&self, host: &Host, port: u16) -> Contained {
+        const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+        const OUTSIDE: &str = "172.17.0.1";
+        let namespace = format!("{}-inner", host.namespace);
+        ip(&["netns", "add", &namespace]);
+        let contained = Contained(Host {
+            name: host.name.clone(),
+            cable: "docker0".into(),
+            v4: INSIDE,
+            v6: Ipv6Addr::UNSPECIFIED,
+            namespace: namespace.clone(),
+            ..host.clone()
+        });
+        let outer = &*host.namespace;
+        ip(&["-n", outer, "link", "add", "docker0", "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+        ip(&["-n", outer, "addr", "add", &format!("{OUTSIDE}/16"), "dev", "docker0"]);
+        ip(&["-n", outer, "link", "set", "docker0", "up"]);
+        ip(&["-n", &namespace, "addr", "add", &format!("{INSIDE}/16"), "dev", "eth0"]);
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
+        ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+        ip(&["-n", &namespace, "route", "add", "default", "via", OUTSIDE]);
+        write_setting(outer, "ipv4/ip_forward", "1");
+        let rules = format!(
+            "add table ip nat; \
+             add chain ip nat pre {{ type nat hook prerouting priority -100; }}; \
+             add chain ip nat post {{ type nat hook postrouting priority 100; }}; \
+             add rule ip nat pre iif eth0 tcp dport {port} dnat to {INSIDE}:{port}; \
+             add rule ip nat post oif eth0 masquerade"
+        );
+        run(host.command("nft").arg(rules));
+        contained
     }
 
     /// Cuts two hosts apart, in both directions and for both address families; every other pair stays connected.

@@ -196,6 +196,7 @@ fn a_peer_whose_address_leads_back_to_this_member_is_known_by_its_address() {
     let demo = Host("127.0.0.1:8757", Some("127.0.0.1:8757"), &[]);
     let demo_unregistered = Host("127.0.0.1:8757", None, &[]);
     let one_host = Host("0.0.0.0:8757", Some("127.0.0.1:8757"), &["10.0.0.1"]);
+    let v4_of_both = Host("0.0.0.0:8756", Some("10.0.0.1:8756"), &["10.0.0.1", "fd00::1"]);
     let v6 = Host("[::]:8756", Some("[fd00::1]:8756"), &["fd00::1", "fd00::2", "10.0.0.1"]);
     let v6_one_address = Host("[fd00::1]:8756", Some("[fd00::1]:8756"), &["fd00::1", "fd00::2"]);
     let v6_demo = Host("[::1]:8757", Some("[::1]:8757"), &[]);
@@ -245,6 +246,8 @@ fn a_peer_whose_address_leads_back_to_this_member_is_known_by_its_address() {
         (&v6, "[fd00::3]:8756", AWAY, "IPv6: another host"),
         (&v6, "[::1]:9", BACK, "IPv6: the loopback of somebody else"),
         (&v6, "10.0.0.1:8756", BACK, "it listens for both families"),
+        (&v4_of_both, "10.0.0.1:8756", BACK, "it listens on every IPv4 address"),
+        (&v4_of_both, "[fd00::1]:8756", NEIGHBOUR, "it listens on no IPv6 address: another process may"),
         (&v6_one_address, "[fd00::1]:8756", BACK, "IPv6: the one address it listens on"),
         (&v6_one_address, "[fd00::2]:8756", NEIGHBOUR, "IPv6: another address of this host"),
         (&v6_demo, "[::1]:8758", NEIGHBOUR, "IPv6: a ring on one host"),
