@@ -37,6 +37,8 @@ pub struct Script {
     pub posts: Posts,
     /// Whether it keeps requests for the roster with `?wait=`; older registries answer them at once.
     pub keeps_requests: bool,
+    /// How long a deregistration is on its way, as to a registry that is far from the member that leaves.
+    pub slow_goodbyes: Duration,
     /// The entries of the roster that the test put there, as JSON with commas in between.
     entries: String,
     /// The entries that were registered.
@@ -80,6 +82,7 @@ impl ScriptedRegistry {
         let script = Script {
             posts: Posts::Accept,
             keeps_requests: true,
+            slow_goodbyes: Duration::ZERO,
             entries: String::new(),
             registered: Vec::new(),
             revision: 1,
@@ -230,11 +233,14 @@ impl Connection {
         if request.line.starts_with("GET /members") {
             return Some(self.roster(request));
         }
-        let posts = {
+        let (posts, slow) = {
             let mut script = lock(&self.script);
             script.posted += 1;
-            script.posts.clone()
+            (script.posts.clone(), script.slow_goodbyes)
         };
+        if request.line.starts_with("POST /deregister ") {
+            std::thread::sleep(slow);
+        }
         match posts {
             Posts::Accept => Some(self.change(request)),
             Posts::Hang => {
