@@ -149,14 +149,22 @@ impl Control {
         taken_up.recv_timeout(within).is_ok()
     }
 
-    /// Ends the thread, breaking off requests under way, and waits for it at most `within`.
-    pub(super) fn stop(self, deregister: bool, within: Duration) {
+    /// Tells the thread to end, breaking off requests under way, after it has deregistered this member where that is asked for.
+    pub(super) fn begin_stop(&self, deregister: bool) {
         let _ = self.inbox.send(Event::Stop { deregister });
-        let deadline = clock::monotonic() + within;
+    }
+
+    /// Waits for the thread to end, at most until then. Returns whether it has ended.
+    pub(super) fn wait_for_end(&self, deadline: Instant) -> bool {
         while !self.thread.is_finished() && clock::monotonic() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
-        if self.thread.is_finished() {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the thread that was told to end, at most until then.
+    pub(super) fn stop(self, deadline: Instant) {
+        if self.wait_for_end(deadline) {
             let _ = self.thread.join();
         } else {
             debug!("stopping while a request to the registry is still under way");

@@ -68,6 +68,10 @@ const TAKEN_UP: Duration = Duration::from_secs(2);
 /// How long the control thread may take to leave the ring when the member stops.
 const FAREWELL: Duration = Duration::from_millis(750);
 
+/// How long the port stays open meanwhile, at most. Closing it takes up to 300 ms, and the whole must not take much longer than
+/// a second.
+const PORT_OPEN: Duration = Duration::from_millis(500);
+
 /// What a member needs beside its settings.
 #[derive(Debug)]
 pub struct Options {
@@ -249,8 +253,13 @@ impl Member {
 
     /// Ends the member, within about a second whatever the registry does.
     pub fn stop(self, farewell: Farewell) {
-        // First off the roster, then away from the port: peers that meet a closed port ask the registry who is in the ring.
-        self.control.stop(farewell == Farewell::Deregister, FAREWELL);
+        // A peer that finds the port closed asks the registry for the reason, so the registry is told first.
+        let now = clock::monotonic();
+        self.control.begin_stop(farewell == Farewell::Deregister);
+        let _ = self.control.wait_for_end(now + PORT_OPEN);
+        let service = self.service.stop();
+        self.control.stop(now + FAREWELL);
+        // Nobody sets targets any more.
         self.prober.set_targets(Vec::new());
         if self.service.stop().join().is_err() {
             warn!("the service thread had ended before its time");

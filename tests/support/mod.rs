@@ -22,6 +22,7 @@ pub mod process;
 pub mod prometheus;
 pub mod quota;
 pub mod redis;
+pub mod scripted_registry;
 pub mod suspend;
 pub mod wall_clock;
 
