@@ -94,6 +94,8 @@ struct Node {
     turn: u64,
     /// The exchanges under way.
     waiting: BTreeMap<u64, UnderWay>,
+    /// Those of them that a reload has made void.
+    void: BTreeSet<u64>,
     /// Its requests do not reach the registry; the registry's answers do not reach it.
     deaf: bool,
     mute: bool,
@@ -164,6 +166,7 @@ impl World {
                 left: false,
                 turn: 0,
                 waiting: BTreeMap::new(),
+                void: BTreeSet::new(),
                 deaf: false,
                 mute: false,
                 heard: None,
@@ -350,10 +353,11 @@ impl World {
         let (now, jitter) = (self.now, self.rng.f64());
         let Some(under_way) = self.nodes[n].waiting.remove(&exchange) else { return };
         let membership = &mut self.nodes[n].membership;
-        match under_way {
-            UnderWay::Lease(ticket) => drop(membership.on_lease(ticket, LeaseAnswer::Failed, now, jitter)),
-            UnderWay::Roster(ticket) => drop(membership.on_roster(ticket, RosterAnswer::Failed, now, jitter)),
-        }
+        let news = match under_way {
+            UnderWay::Lease(ticket) => membership.on_lease(ticket, LeaseAnswer::Failed, now, jitter),
+            UnderWay::Roster(ticket) => membership.on_roster(ticket, RosterAnswer::Failed, now, jitter),
+        };
+        self.check_void(n, exchange, news.is_some());
         self.turn(n);
     }
 
@@ -390,6 +394,7 @@ impl World {
             }
             (UnderWay::Roster(_), other) => panic!("no answer to a request for the roster: {other:?}"),
         };
+        self.check_void(to, exchange, news.is_some());
         if let (Some(_), Some(tag)) = (&news, confirmed) {
             self.check_confirmed(to, &tag);
         }
@@ -397,6 +402,12 @@ impl World {
             self.note_left(to, change.left.iter().map(|peer| peer.instance_id.clone()).collect());
         }
         self.turn(to);
+    }
+
+    /// Invariant: an answer to a request from before a reload that made it void does not count.
+    fn check_void(&mut self, n: usize, exchange: u64, counted: bool) {
+        let void = self.nodes[n].void.remove(&exchange);
+        assert!(!(void && counted), "member-{n} took in an answer to a request that a reload had made void");
     }
 
     /// Invariant: a roster that is confirmed as unchanged is the one that the member has.
@@ -485,11 +496,20 @@ impl World {
     /// under another name, so that the answers to what it asked before still arrive.
     fn reload(&mut self, n: usize) {
         let now = self.now;
-        let membership = &mut self.nodes[n].membership;
+        let Node { membership, waiting, void, .. } = &mut self.nodes[n];
+        let mut void_all = |lane: fn(&UnderWay) -> bool| {
+            void.extend(waiting.iter().filter(|(_, under_way)| lane(under_way)).map(|(exchange, _)| *exchange));
+        };
         match self.rng.u8(0..3) {
             0 => membership.set_pace(PACE, HOLD, now),
-            1 => membership.register_again(now),
-            _ => membership.start_over(now),
+            1 => {
+                membership.register_again(now);
+                void_all(|under_way| matches!(under_way, UnderWay::Lease(_)));
+            }
+            _ => {
+                membership.start_over(now);
+                void_all(|_| true);
+            }
         }
         self.turn(n);
     }

@@ -572,20 +572,4 @@ fn hold(settings: &MemberSettings) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn peers_are_held_for_two_turns_of_the_slower_interval_and_a_few_attempts() {
-        let intervals = |poll: u64, heartbeat: u64| {
-            let text = format!(
-                "member: {{location: x, registry: {{url: 'http://127.0.0.1:1'}}, intervals: {{poll_interval: {poll}, \
-                 heartbeat_interval: {heartbeat}}}}}"
-            );
-            let file = crate::config::ConfigFile::parse(std::path::Path::new("member.yaml"), &text).unwrap();
-            crate::config::member_from(&file, &crate::config::Environment::default()).unwrap().settings
-        };
-        assert_eq!(hold(&intervals(30, 45)), Duration::from_secs(100));
-        assert_eq!(hold(&intervals(60, 45)), Duration::from_secs(130));
-    }
-}
+mod tests;

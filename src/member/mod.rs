@@ -296,3 +296,6 @@ fn prober_settings(settings: &MemberSettings) -> prober::Settings {
 fn connections_max() -> usize {
     (descriptors::raise_limit() / 4).clamp(16, 1024)
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,49 @@ fn scrape() -> String {
     out.finish()
 }
 
+/// The page of a member with one peer, whose HTTP probe succeeded and took 100 ms while the process was stalled for so long.
+fn page_after_a_stall(stalled: Duration) -> String {
+    let now = clock::monotonic();
+    let me = "me".parse::<crate::wire::InstanceId>().unwrap();
+    let freshness = Freshness { interval: Duration::from_secs(60), time_limit: Duration::from_secs(10) };
+    let mut board = Board::new("here".parse().unwrap(), me.clone(), freshness);
+    let mut peers = Peers::new(me, Duration::from_secs(90));
+    let peer = Member {
+        instance_id: "peer".parse().unwrap(),
+        location: "there".parse().unwrap(),
+        ip: "10.1.2.3".parse().unwrap(),
+        port: std::num::NonZeroU16::MIN,
+        last_seen: 0,
+        registered_at: 0,
+        status: (),
+    };
+    peers.apply(vec![peer], now);
+    let here = Here { listening: "0.0.0.0:8756".parse().unwrap(), registered: None, is_own: &|_| false };
+    let plan = Planner::default().plan(&peers, &["/health".into()], &here);
+    board.follow(&plan, now);
+    let time = Some(Duration::from_millis(100));
+    let timings = Timings { first_byte: time, transfer: time, status: Some(200), ..Timings::default() };
+    let outcome = Outcome { result: Ok(timings), syn_retransmits: 0, source: None, answered_by: None };
+    let facts = Facts { stalled, limit: Duration::from_secs(5), ..Facts::default() };
+    let id = plan.probing().iter().find(|probing| probing.target.check.check_type() == CheckType::Http).unwrap().id;
+    let _ = board.apply(Report::Probed { id, outcome, facts, began: now, lag: Duration::ZERO, ended: now });
+    let mut out = Exposition::new();
+    let snapshot = Snapshot::of(&board, now, Wall::from_epoch_seconds(1_629_123_585));
+    write(&mut out, &snapshot, &ProcessMetrics::new(Reloads::default()), 0);
+    out.finish()
+}
+
+#[test]
+fn the_phases_of_an_http_probe_during_a_stall_are_not_exported_and_its_success_is() {
+    for (stalled, phases) in [(Duration::ZERO, 3), (Duration::from_secs(1), 0)] {
+        let page = page_after_a_stall(stalled);
+        let of = |name: &str| page.lines().filter(|line| line.starts_with(&format!("{name}{{"))).collect::<Vec<_>>();
+        assert_eq!(of("netring_http_phase_seconds").len(), phases, "stalled for {stalled:?}");
+        let [up] = of("netring_connectivity_http")[..] else { panic!("one endpoint of one peer: {page}") };
+        assert!(up.ends_with(" 1"), "{up}");
+    }
+}
+
 /// The text with the figures of the test's own process, and of this version, left out.
 fn masked(text: &str) -> String {
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));

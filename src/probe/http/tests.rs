@@ -6,6 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::probe::blackhole::FullListener;
 use crate::probe::{Check, Limits, StatusRanges, Target, run, run_by_name};
 
 /// A peer that does as told with every connection, the n-th of them being told n from 0 on.
@@ -408,7 +409,7 @@ async fn the_health_of_a_member_says_who_answered_whatever_its_status() {
 }
 
 #[tokio::test]
-async fn the_local_address_is_known_where_a_probe_failed_after_it_had_connected() {
+async fn the_local_address_is_known_where_a_probe_failed_before_or_after_it_had_connected() {
     let source = |address| async move {
         let limits = Limits { http_timeout: Duration::from_millis(200), ..limits() };
         let outcome = run(&Target { address, check: Check::Http { endpoint: "/".into() } }, &limits).await;
@@ -418,8 +419,31 @@ async fn the_local_address_is_known_where_a_probe_failed_after_it_had_connected(
     assert_eq!(source(peer(Visit::stay).address).await, (false, own));
     assert_eq!(source(peer(Visit::reset).address).await, (false, own));
     assert_eq!(source(peer(|mut visit| visit.answer("HTTP/1.1 500 Oh\r\n\r\n")).address).await, (false, own));
+    assert_eq!(source(FullListener::new().address()).await, (false, own), "the kernel chose it for the attempt");
     let ok = peer(|mut visit| visit.answer("HTTP/1.1 204 No Content\r\n\r\n"));
     assert_eq!(source(ok.address).await, (true, None), "nobody needs it");
+}
+
+#[tokio::test]
+async fn syns_that_were_sent_again_are_counted_whether_the_connection_is_made_or_not() {
+    for is_made in [false, true] {
+        let full = FullListener::new();
+        let address = full.address();
+        let probe = tokio::spawn(async move {
+            // The kernel sends a SYN again after one second, and after two more (RFC 6298, section 2).
+            let limits = Limits { http_timeout: Duration::from_millis(1_800), ..limits() };
+            run(&Target { address, check: Check::Http { endpoint: "/".into() } }, &limits).await
+        });
+        // On this one thread the probe has sent its SYN, and the kernel dropped it, once it has had a turn.
+        tokio::task::yield_now().await;
+        if is_made {
+            full.drain();
+        }
+        let outcome = probe.await.unwrap();
+        let Failure { reason, detail } = outcome.result.unwrap_err();
+        assert_eq!((reason, detail.starts_with("connected, but")), (Reason::Timeout, is_made), "{detail}");
+        assert_eq!(outcome.syn_retransmits, 1, "{detail}");
+    }
 }
 
 #[tokio::test]

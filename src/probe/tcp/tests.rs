@@ -187,6 +187,7 @@ async fn a_listener_that_takes_no_more_is_a_timeout_with_the_lost_syns_counted()
     assert_eq!(failure.reason, Reason::Timeout);
     assert_eq!(failure.detail, "no answer to the connection attempt within 1.5s, sent 2 times");
     assert_eq!(outcome.syn_retransmits, 1);
+    assert_eq!(outcome.source, Some(full.address().ip()), "it tells which interface the attempt used");
     assert!((Duration::from_millis(1_500)..Duration::from_millis(2_500)).contains(&took), "{took:?}");
 }
 
