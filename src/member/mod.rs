@@ -261,7 +261,7 @@ impl Member {
         self.control.stop(now + FAREWELL);
         // Nobody sets targets any more.
         self.prober.set_targets(Vec::new());
-        if self.service.stop().join().is_err() {
+        if service.join().is_err() {
             warn!("the service thread had ended before its time");
         }
     }
