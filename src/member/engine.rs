@@ -51,8 +51,9 @@
 //! # The roster
 //!
 //! A member follows the roster by long polls: the registry answers as soon as somebody joins or leaves, so a change takes
-//! effect within about a second. A registry that does not support that, or already has as many waiting requests as it allows,
-//! is asked once per poll interval.
+//! effect within about a second. A registry that does not support that, that already has as many waiting requests as it allows,
+//! or that is behind a proxy which ends waiting requests early, is asked once per poll interval. A first refused connection is
+//! reported a moment later, after the registry was asked: a member that leaves deregisters before it closes its port.
 //!
 //! If the registry does not know this member any more, it may have lost its data, and its roster may lack members that are
 //! alive. The peers that are missing are then *held* for a time: they are still probed, but a failure makes them unknown and
@@ -84,8 +85,8 @@
 //!
 //! * `netring_rtt_seconds` is the kernel's. It is absent if a SYN was sent again, because the kernel then measures in
 //!   milliseconds, and if it is longer than the whole time we waited, which shows the same coarse measurement.
-//! * A lost SYN is sent again after one second. That second is a property of the kernel and not of the path. It is counted as a
-//!   lost packet (`netring_syn_retransmits_total`), and the probe is a slow success.
+//! * A lost SYN is sent again after one second. That second is a property of the kernel and not of the path. The SYN that is sent
+//!   again is counted (`netring_syn_retransmits_total`), and the probe is a slow success.
 //! * `netring_probe_overhead_seconds` is the difference: what this member added. If it grows, this host is busy, and
 //!   `netring_check_duration_seconds` and the phases of HTTP probes are too long by as much.
 //!
@@ -111,10 +112,11 @@
 //! | a stall: the process stood still for more than a tenth of the probe's time limit | the probe thread always sleeps with an alarm at most 100 ms ahead while probes are in flight, and notices when it wakes late |
 //! | the interface had no carrier, was down or lost its address | the kernel's list of interfaces, which is checked for changes after each failure and every second |
 //! | the gateway of the route did not answer | the kernel's neighbour table (ARP, RFC 826; neighbour discovery, RFC 4861) |
-//! | isolation: nothing outside this host answers | every target on other hosts has failed since the last success of any; at least two locations among them were not down before; and the registry does not answer either |
+//! | isolation: nothing outside this host answers | every target on other hosts has failed since the last answer of any; at least two locations among them were not down before; and the registry does not answer on a new connection either |
 //!
 //! Such failures are counted and mark no peer down. The last known state stays until it is too old (two intervals and the time
-//! limit), then the target is unknown. Isolation makes the targets unknown at once.
+//! limit), then the target is unknown. Isolation makes those targets unknown at once that were not down before. The first
+//! failures come before isolation can be known, so peers may be reported as down for a moment.
 //!
 //! After a suspend of the host, all states are unknown, and the member renews its lease and requests the roster at once.
 //!
@@ -150,4 +152,4 @@
 //! | processor time | with the probes per second: by default three per peer and interval. Half of it is spent in the kernel |
 //! | memory | with the number of targets: state, labels, the queue of the schedule; for a short time with the text of a scrape |
 //! | descriptors | with the probes in flight: dead peers times time limit, divided by the interval |
-//! | series | 28 per peer at a location of its own, 11 per further peer at the same location |
+//! | series | 30 per peer at a location of its own, 11 per further peer at the same location |
