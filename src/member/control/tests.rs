@@ -1,6 +1,5 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::sync::mpsc;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -144,7 +143,7 @@ fn a_reload_that_names_another_registry_begins_anew_there_at_once() {
 }
 
 /// A registry that answers one request and passes on its first line.
-fn registry_that_answers(body: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
+fn registry_that_answers(body: &'static str) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, lines) = channel();
