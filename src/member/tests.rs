@@ -37,3 +37,29 @@ fn a_reload_changes_what_counts_as_fresh() {
     assert_eq!(member.board().freshness, Freshness { interval: secs(30), time_limit: secs(5) });
     member.stop(Farewell::Vanish);
 }
+
+#[test]
+fn a_reload_changes_how_often_peers_are_probed() {
+    let options = Options {
+        instance_id: "me".parse().unwrap(),
+        listener: Some(TcpListener::bind("127.0.0.1:0").unwrap()),
+        state: None,
+        vitals: Vitals::new(),
+        reloads: Reloads::default(),
+    };
+    let mut member = Member::start(settings(3_600, 3, 8), options).unwrap();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = probe::Target { address: peer.local_addr().unwrap(), check: probe::Check::Tcp };
+    let id = probe::schedule::TargetId(0);
+    member.prober.set_targets(vec![prober::Probing { id, peer: "peer".parse().unwrap(), target }]);
+    member.reload(settings(1, 1, 1));
+    let (probed, three_times) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..3 {
+            peer.accept().unwrap();
+        }
+        let _ = probed.send(());
+    });
+    three_times.recv_timeout(secs(20)).expect("a probe each second");
+    member.stop(Farewell::Vanish);
+}
