@@ -17,13 +17,14 @@ const ROWS: [&[&str]; 7] =
 const WITHIN_A_ROW: [(&str, &str); 1] = [("serve", "host")];
 
 /// The pure files, which decide and never wait, with the folders of the same names.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "registry/roster",
     "member/membership",
     "member/session",
     "member/peers",
     "member/plan",
     "member/judge",
+    "member/report",
     "member/memory",
     "member/board",
     "member/health",

@@ -27,7 +27,7 @@ use super::judge::{Finding, Judged, judge};
 use super::memory::{Memory, State};
 use super::peers::Peer;
 use super::plan::{Plan, PlannedPeer};
-use super::prober::Report;
+use super::report::Report;
 
 /// How many other members that answer in the place of a peer are reported for each peer.
 const REPORTED_MAX: usize = 8;
@@ -321,7 +321,7 @@ impl Board {
         &mut self,
         id: TargetId,
         outcome: Outcome,
-        facts: &super::judge::Facts,
+        facts: &super::report::Facts,
         (began, ended): (Instant, Instant),
         lag: Duration,
         news: &mut Vec<Event>,

@@ -16,35 +16,14 @@
 //! For an answer that names its sender: a member of another location is a failure (`identity`); another member of the same
 //! location shows that the way to the site is good, and is no sign of life of this one.
 
-use std::time::Duration;
-
-use crate::host::network::Fault;
 use crate::probe::{Failure, LocalCause, Outcome, Reason};
 use crate::wire::InstanceId;
 
 use super::peers::Peer;
+use super::report::Facts;
 
 /// A probe is disturbed when the process stood still for more than this share of the probe's time limit while it ran.
 const DISTURBED_SHARE: u32 = 10;
-
-/// What was the case while a probe ran.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    /// For how long this process stood still.
-    pub stalled: Duration,
-    /// The probe's time limit.
-    pub limit: Duration,
-    /// What was wrong with the network of this host, as far as that concerns the target.
-    pub network: Option<Fault>,
-}
-
-impl Facts {
-    /// Whether something of this host's own is broken that concerns more than this target: a link or a gateway.
-    #[must_use]
-    pub const fn link_is_broken(&self) -> bool {
-        matches!(self.network, Some(Fault::NoCarrier { .. } | Fault::DeadGateway { .. }))
-    }
-}
 
 /// What a probe says of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ pub mod memory;
 pub mod peers;
 pub mod plan;
 pub mod prober;
+pub mod report;
 mod service;
 pub mod session;
 mod snapshot;

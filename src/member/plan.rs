@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use crate::probe::schedule::TargetId;
 use crate::probe::{Check, Target};
+use crate::wire::InstanceId;
 
 use super::peers::{Peer, Peers};
-use super::prober::Probing;
 
 /// What is known of the addresses of this host and this member.
 #[derive(Clone, Copy)]
@@ -76,6 +76,17 @@ pub struct PlannedPeer {
     pub leads_back: bool,
     /// Its targets, in the order of the checks.
     pub targets: Vec<(TargetId, Check)>,
+}
+
+/// One target to probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probing {
+    /// Its id in reports.
+    pub id: TargetId,
+    /// The peer it belongs to. Its phase in the interval is computed from the peer and the check.
+    pub peer: InstanceId,
+    /// The address and the check.
+    pub target: Target,
 }
 
 /// What is to be probed.

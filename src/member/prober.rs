@@ -21,11 +21,12 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::clock;
 use crate::host::network::{Fault, Network};
-use crate::probe::schedule::{ByTarget, Event, Phase, Schedule, SkipReason, TargetId, Turn};
+use crate::probe::schedule::{ByTarget, Event, Phase, Schedule, TargetId, Turn};
 use crate::probe::{self, Failure, Limits, LocalCause, Outcome, Reason, Target};
 use crate::wire::InstanceId;
 
-use super::judge::Facts;
+use super::plan::Probing;
+use super::report::{Facts, Report};
 
 /// The longest time for which the thread sleeps, so that it marks its pulse at least twice a second.
 const IDLE_MAX: Duration = Duration::from_millis(500);
@@ -51,17 +52,6 @@ const BATCH_MAX: usize = 256;
 /// the regular one.
 const TURNED_MAX: usize = 4_096;
 
-/// One target to probe.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Probing {
-    /// Its id in reports.
-    pub id: TargetId,
-    /// The peer it belongs to. Its phase in the interval is computed from the peer and the check.
-    pub peer: InstanceId,
-    /// The address and the check.
-    pub target: Target,
-}
-
 /// How to probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -71,51 +61,6 @@ pub struct Settings {
     pub limits: Limits,
     /// How many probes may be in flight at once. Each uses one descriptor.
     pub max_in_flight: usize,
-}
-
-/// A report of the prober.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every report is of the large kind, and a box for each costs time"
-)]
-pub enum Report {
-    /// A probe was made.
-    Probed {
-        /// The target.
-        id: TargetId,
-        /// The result.
-        outcome: Outcome,
-        /// What was the case on this host during the probe.
-        facts: Facts,
-        /// When it began.
-        began: Instant,
-        /// How much later than due it began.
-        lag: Duration,
-        /// When it ended.
-        ended: Instant,
-    },
-    /// Regular turns of one target were skipped.
-    Skipped {
-        /// Why.
-        reason: SkipReason,
-        /// How many turns in a row.
-        count: u64,
-    },
-    /// The thread woke later than planned: the process was stopped, or starved of processor time.
-    Stalled {
-        /// How much later.
-        lost: Duration,
-        /// When it woke.
-        until: Instant,
-    },
-    /// The host was suspended. The monotonic clock does not include that time.
-    Suspended {
-        /// For how long.
-        lost: Duration,
-        /// When that was noticed.
-        until: Instant,
-    },
 }
 
 /// A running probe thread. Dropping it stops the thread as [`Prober::stop`] does.

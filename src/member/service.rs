@@ -28,7 +28,8 @@ use super::board::{Board, Event, Transition, rough};
 use super::control::{Asker, Question};
 use super::exporter::Exporter;
 use super::lock;
-use super::prober::{Prober, Report};
+use super::prober::Prober;
+use super::report::Report;
 
 /// The longest the thread waits for reports before it looks after what only time changes.
 const TURN: Duration = Duration::from_secs(1);

@@ -51,7 +51,7 @@ fn a_reload_changes_how_often_peers_are_probed() {
     let peer = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = probe::Target { address: peer.local_addr().unwrap(), check: probe::Check::Tcp };
     let id = probe::schedule::TargetId(0);
-    member.prober.set_targets(vec![prober::Probing { id, peer: "peer".parse().unwrap(), target }]);
+    member.prober.set_targets(vec![plan::Probing { id, peer: "peer".parse().unwrap(), target }]);
     member.reload(settings(1, 1, 1));
     let (probed, three_times) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -3,10 +3,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::*;
 use crate::host::network::Fault;
-use crate::member::judge::Facts;
 use crate::member::peers::Peers;
-use crate::member::plan::{Here, Planner};
-use crate::member::prober::Probing;
+use crate::member::plan::{Here, Planner, Probing};
+use crate::member::report::Facts;
 use crate::probe::{Answerer, Outcome};
 use crate::wire::{Member, Registration};
 

@@ -1,6 +1,8 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::*;
+use crate::host::network::Fault;
 use crate::probe::{Answerer, Timings};
 use crate::wire::Location;
 

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::probe::blackhole::FullListener;
+use crate::probe::schedule::SkipReason;
 use crate::probe::{Check, StatusRanges};
 
 const PATIENCE: Duration = Duration::from_secs(20);

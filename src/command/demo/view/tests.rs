@@ -2,10 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::member::board::Freshness;
-use crate::member::judge::Facts;
 use crate::member::peers::Peers;
-use crate::member::plan::{Here, Planner};
-use crate::member::prober::{Probing, Report};
+use crate::member::plan::{Here, Planner, Probing};
+use crate::member::report::{Facts, Report};
 use crate::probe::{Failure, Outcome, Reason, Timings};
 use crate::wire::{InstanceId, Member};
 
