@@ -306,8 +306,7 @@ impl Driver {
         let Some(news) = self.membership.on_lease(ticket, answer, now, fastrand::f64()) else { return };
         if answer == LeaseAnswer::Unknown {
             info!(
-                "the registry does not know this member any more: its lease ended while the registry was out of reach, or the \
-                 registry was emptied; registering again"
+                "the registry does not know this member any more, registering again"
             );
         }
         self.take_in(news);
@@ -349,8 +348,9 @@ impl Driver {
         let News { roster, holds, registered, duplicate, unusable } = news;
         if holds {
             info!(
-                "the registry may have lost its roster: peers that are missing from it are kept and probed for a while, and \
-                 shown as unknown where that fails"
+                "this member was not on the roster any more: its lease ended while the registry was out of reach, or the \
+                 registry was emptied and may have lost its roster; peers that are missing from the roster are kept and probed \
+                 for a while, and shown as unknown where that fails"
             );
         }
         if let Some(address) = registered {
