@@ -305,9 +305,7 @@ impl Driver {
         };
         let Some(news) = self.membership.on_lease(ticket, answer, now, fastrand::f64()) else { return };
         if answer == LeaseAnswer::Unknown {
-            info!(
-                "the registry does not know this member any more, registering again"
-            );
+            info!("the registry does not know this member any more, registering again");
         }
         self.take_in(news);
         let request = match request {
