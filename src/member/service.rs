@@ -129,6 +129,8 @@ struct Intake {
 
 impl Intake {
     async fn run(mut self, exporter: Arc<Exporter>) {
+        // Before the first wait: the member is ready when every loop has marked.
+        self.pulse.mark();
         while self.turn().await {
             self.pulse.mark();
             self.log_health();

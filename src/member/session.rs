@@ -13,7 +13,7 @@
 //!   together do not come back together. The other lane goes on: a member that cannot register still follows the roster.
 //! * The roster is followed by long polls: the registry keeps the request until the roster changes or `poll` is over (60 s at
 //!   most). A registry that does not keep it, that has no room for another waiting request, or that is behind a proxy which
-//!   cuts such requests off, is asked plainly each `poll` interval, and asked to wait again after [`PLAIN_FOR`]. One whose
+//!   cuts such requests off, is asked plainly each `poll` interval, and asked to wait again after an hour. One whose
 //!   rosters have no entity tag is asked each `poll` interval, too. A request that was kept for a while and then cut off is no
 //!   failure: it is asked again at once, plainly.
 //! * Rosters that bring no news are not asked for over and over, whatever the registry answers.
