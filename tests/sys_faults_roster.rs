@@ -149,7 +149,7 @@ fn a_member_that_may_not_register_follows_the_roster_all_the_same() {
         // A poll is due each second.
         wait_for_line(Duration::from_secs(5), member, &["a peer joined", "second"]);
         println!("{posts:?}: the newcomer was known after {:?}", monotonic() - came);
-        assert_eq!(member.metrics().value("netring_registry_up", &[]), Some(0.0), "{posts:?}");
+        member.wait_for_value("netring_registry_up", &[], 0.0);
     }
     for Refused { registry, member, to } in &all {
         let posts = registry.script().posts.clone();

@@ -46,13 +46,13 @@ impl Ring {
         Self {
             board,
             prober,
+            own: network.addresses(),
             network,
             listening,
             registered: None,
             planner: Planner::default(),
             plan: Plan::default(),
             looked: None,
-            own: BTreeSet::new(),
             leading_back: BTreeSet::new(),
         }
     }
