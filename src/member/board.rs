@@ -47,6 +47,8 @@ pub struct Watched {
     reached: Option<Instant>,
     /// The index of its location in [`Board::tallies`].
     index: usize,
+    /// The index of its peer in [`Board::sights`].
+    sight: usize,
 }
 
 /// What is known of one peer beside its targets.
@@ -190,7 +192,7 @@ pub struct Board {
     /// The targets whose last result that counts was a failure.
     down: BTreeSet<TargetId>,
     /// In the order of location, then identity.
-    sights: BTreeMap<(Location, InstanceId), Sight>,
+    sights: Vec<Sight>,
     /// The sums of each location that is probed, in the order of their names.
     tallies: Vec<(Location, [Tally; 2])>,
     lag: Histogram,
@@ -212,7 +214,7 @@ impl Board {
             registry: RegistrySight { up: false, roster_at: None },
             targets: ByTarget::default(),
             down: BTreeSet::new(),
-            sights: BTreeMap::new(),
+            sights: Vec::new(),
             tallies: Vec::new(),
             lag: Histogram::new(LAG_BOUNDS),
             overhead: Histogram::new(OVERHEAD_BOUNDS),
@@ -224,13 +226,12 @@ impl Board {
 
     /// Takes in what is to be probed. A target that was there before keeps its state.
     pub fn follow(&mut self, plan: &Plan, now: Instant) {
-        let mut before = mem::take(&mut self.sights);
+        let before = mem::take(&mut self.sights).into_iter();
+        let mut before: HashMap<Arc<Peer>, Sight> = before.map(|sight| (Arc::clone(&sight.peer), sight)).collect();
         let mut kept = ByTarget::with_capacity_and_hasher(self.targets.len(), BuildHasherDefault::default());
         for planned in &plan.peers {
-            let key = (planned.peer.location.clone(), planned.peer.instance_id.clone());
-            let known = before.remove(&key).filter(|sight| sight.peer == planned.peer);
             let mut sight = Sight::new(planned);
-            if let Some(known) = known {
+            if let Some(known) = before.remove(&planned.peer) {
                 (sight.cannot, sight.another, sight.reported) = (known.cannot, known.another, known.reported);
             }
             for (id, check) in &planned.targets {
@@ -242,7 +243,9 @@ impl Board {
                     marks: health::Marks::default(),
                     reached: None,
                     index: 0,
+                    sight: 0,
                 });
+                watched.sight = self.sights.len();
                 // What was found of a peer that the roster lacks by now may be its departure.
                 if planned.held && watched.memory.is_down(now, self.freshness.horizon()) {
                     watched.memory.forget();
@@ -250,13 +253,13 @@ impl Board {
                 kept.insert(*id, watched);
                 sight.targets.push(*id);
             }
-            self.sights.insert(key, sight);
+            self.sights.push(sight);
         }
         self.targets = kept;
         self.down.retain(|id| self.targets.contains_key(id));
         self.index_tallies();
         let (sights, targets) = (&self.sights, &self.targets);
-        let off_host = sights.values().filter(|sight| !sight.on_this_host).flat_map(|sight| &sight.targets);
+        let off_host = sights.iter().filter(|sight| !sight.on_this_host).flat_map(|sight| &sight.targets);
         let off_host = off_host.filter_map(|id| targets.get(id));
         self.health.set_targets(off_host.map(|watched| (&watched.marks, &watched.peer.location)));
     }
@@ -328,14 +331,13 @@ impl Board {
     ) {
         let horizon = self.freshness.horizon();
         let Some(watched) = self.targets.get_mut(&id) else { return };
-        let key = (watched.peer.location.clone(), watched.peer.instance_id.clone());
-        let sight = self.sights.get_mut(&key).expect("every target belongs to a peer that is known");
+        let sight = &mut self.sights[watched.sight];
         self.lag.observe(lag);
         if let Some(overhead) = outcome.result.as_ref().ok().and_then(Timings::overhead) {
             self.overhead.observe(overhead);
         }
         let probed = health::Probed {
-            location: &key.0,
+            location: &watched.peer.location,
             address: watched.peer.address(),
             on_this_host: sight.on_this_host,
             would_turn: !watched.memory.is_down(ended, horizon) && !sight.held && !facts.link_is_broken(),
@@ -428,7 +430,7 @@ impl Board {
     /// What turned down since the last answer from anywhere was this member's own isolation.
     fn forget_what_turned(&mut self, now: Instant) {
         let horizon = self.freshness.horizon();
-        for sight in self.sights.values().filter(|sight| !sight.on_this_host) {
+        for sight in self.sights.iter().filter(|sight| !sight.on_this_host) {
             for id in &sight.targets {
                 let Some(watched) = self.targets.get_mut(id) else { continue };
                 let down = watched.memory.fresh(now, horizon).filter(|state| state.result.is_err());
@@ -455,7 +457,7 @@ impl Board {
 
     /// The targets in the order of location, identity and check, with their state where it is fresh at `now`.
     pub fn targets(&self, now: Instant) -> impl Iterator<Item = (&Watched, Option<&State>)> {
-        self.sights.values().flat_map(move |sight| self.targets_of(sight, now))
+        self.sights.iter().flat_map(move |sight| self.targets_of(sight, now))
     }
 
     /// The peers in the order of location and identity, each with when it was last seen: the newer of the registry's word
@@ -466,7 +468,7 @@ impl Board {
         now: Instant,
         wall: Wall,
     ) -> impl Iterator<Item = (&Arc<Peer>, Option<Wall>, impl Iterator<Item = (&Watched, Option<&State>)>)> {
-        self.sights.values().map(move |sight| {
+        self.sights.iter().map(move |sight| {
             let told =
                 (sight.registry_last_seen > 0).then(|| Wall::from_epoch_seconds(sight.registry_last_seen).min(wall));
             let reached = self.targets_of(sight, now).filter_map(|(watched, _)| watched.reached).max();
@@ -485,16 +487,19 @@ impl Board {
     /// refused, or a member of another location answered. Not where the target was down before, or nobody can be asked.
     #[must_use]
     pub fn may_have_left(&self, id: TargetId, outcome: &Outcome, now: Instant) -> bool {
-        let Some(watched) = self.targets.get(&id).filter(|_| self.registry.up) else { return false };
         let refused = matches!(&outcome.result, Err(Failure { reason: Reason::Refused, .. }));
         let location = outcome.answered_by.as_ref().and_then(|answerer| answerer.location.as_ref());
+        if !self.registry.up || (!refused && location.is_none()) {
+            return false;
+        }
+        let Some(watched) = self.targets.get(&id) else { return false };
         let moved = location.is_some_and(|location| *location != watched.peer.location);
         (refused || moved) && !watched.memory.is_down(now, self.freshness.horizon())
     }
 
     /// The peers whose addresses lead back to this member.
     pub fn leading_back(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.sights.values().filter(|sight| sight.leads_back).map(|sight| &sight.peer)
+        self.sights.iter().filter(|sight| sight.leads_back).map(|sight| &sight.peer)
     }
 
     /// How many peers are not probed, or cannot be, by reason.
@@ -504,7 +509,7 @@ impl Board {
                 NotProbed::LeadsBack => sight.leads_back,
                 NotProbed::NoRoute => sight.cannot.is_some(),
             };
-            (reason, self.sights.values().filter(applies).count())
+            (reason, self.sights.iter().filter(applies).count())
         })
     }
 
@@ -561,7 +566,7 @@ impl Board {
     #[must_use]
     pub fn coverage(&self, now: Instant) -> Option<f64> {
         let due = self.freshness.interval + self.freshness.time_limit + Duration::from_secs(2);
-        let not_probed = self.sights.values().filter(|sight| sight.leads_back).count();
+        let not_probed = self.sights.iter().filter(|sight| sight.leads_back).count();
         let (mut expected, mut fresh) = (u32::try_from(not_probed).unwrap_or(u32::MAX), 0_u32);
         for (watched, state) in self.targets(now) {
             if state.is_some() {
@@ -607,8 +612,8 @@ impl Board {
                 line += &format!(" and {} more", failing.len() - 1);
             }
         }
-        for sight in self.sights.values().filter(|sight| sight.cannot.is_some()).take(1) {
-            let n = self.sights.values().filter(|sight| sight.cannot.is_some()).count();
+        for sight in self.sights.iter().filter(|sight| sight.cannot.is_some()).take(1) {
+            let n = self.sights.iter().filter(|sight| sight.cannot.is_some()).count();
             let why = sight.cannot.as_deref().unwrap_or_default();
             line += &format!(", {n} cannot be probed: {} ({}: {why})", sight.peer.location, sight.peer.ip);
             if n > 1 {
